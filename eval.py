@@ -1,0 +1,47 @@
+"""Evaluate trained networks: ``python eval.py checkpoint=… [key=value …]``; every choice is in conf/."""
+
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lcde import plots, report
+from lcde.errors import exit_on_input_error
+from lcde.evaluation import evaluate_parts
+from lcde.models.weights import load_checkpoint, require_matching
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+@exit_on_input_error
+def main(config: DictConfig) -> None:
+    """Cluster and score every part that ``dataset`` names."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    report.write_config(OmegaConf.to_yaml(config, resolve=True), run_dir)
+    pl.seed_everything(config.seed, verbose=False)
+
+    module = load_checkpoint(config.checkpoint)
+    dataset = instantiate(config.dataset)
+    require_matching(module, dataset.feature_dim, dataset.k, config.checkpoint)
+    train_part, parts = dataset.load(train=dataset.has_train())
+
+    clustering = instantiate(config.clustering)
+    module.to(instantiate(config.trainer, logger=False).strategy.root_device)
+    results, clusterings = evaluate_parts(
+        parts,
+        module.lcenet,
+        module.pcenet,
+        clustering,
+        instantiate(config.baselines),
+        train_part,
+    )
+    plots.save_figures(report.make_figures(results, clusterings, clustering.edge_threshold), run_dir / "figures")
+    report.write_results(results, run_dir)
+    report.print_table(results)
+    print(f"results and figures: {run_dir}")
+
+
+if __name__ == "__main__":
+    main()

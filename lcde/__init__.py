@@ -1,0 +1,12 @@
+"""Train and evaluate face clustering by local connectivity-based density estimation (LCDE, CVPR 2023)."""
+
+import os
+import sys
+import warnings
+
+if sys.platform == "darwin":
+    # FAISS and torch each bring an OpenMP runtime; without this the second one to load ends the process.
+    os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
+
+# Lightning 2.6 calls what torch 2.13 deprecates, at every batch; nothing that a user could change.
+warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")

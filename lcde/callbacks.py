@@ -1,0 +1,57 @@
+"""Clustering and F-scores of the evaluation parts at each validation epoch, and fresh connectivity for the pairs."""
+
+from typing import Any
+
+import numpy as np
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lcde.clustering.pipeline import LCDEClustering
+from lcde.evaluation import evaluate_lcde
+from lcde.models.scoring import GraphScorer
+
+
+class ClusteringEvaluation(Callback):
+    """Cluster every evaluation part with the present networks and log its F-scores, and their means over parts.
+
+    Logs ``val/<part>/pairwise_f``, ``val/<part>/bcubed_f``, ``val/pairwise_f`` and ``val/bcubed_f`` as fractions.
+    ``history`` keeps all logged metrics of each validation epoch; it goes into the checkpoint.
+    """
+
+    def __init__(self, clustering: LCDEClustering) -> None:
+        self.clustering = clustering
+        self.history: list[dict[str, float]] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        scores: dict[str, list[float]] = {"pairwise_f": [], "bcubed_f": []}
+        for part in trainer.datamodule.evaluation_parts:
+            if part.labels_true is None:
+                continue
+            result, _ = evaluate_lcde(part, pl_module.lcenet, pl_module.pcenet, self.clustering, show_progress=False)
+            for name, score in (("pairwise_f", result.pairwise), ("bcubed_f", result.bcubed)):
+                scores[name].append(score.f_score)
+                pl_module.log(f"val/{part.name}/{name}", score.f_score)
+        for name, values in scores.items():
+            pl_module.log(f"val/{name}", float(np.mean(values)), prog_bar=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.history.append({"epoch": trainer.current_epoch, **metrics})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+
+
+class PairRefresh(Callback):
+    """After each training epoch, hand the pair sampler the connectivity that LCENet now gives for the training part."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        part = trainer.datamodule.train_part
+        scorer = GraphScorer(pl_module.lcenet, pl_module.pcenet, part.features, part.indices)
+        trainer.datamodule.set_train_connectivity(scorer.connectivity())
+        pl_module.train()

@@ -1,0 +1,1 @@
+"""Clustering of a kNN graph: arrays and callables in, labels out."""

@@ -1,0 +1,45 @@
+"""Which kNN edges may join clusters: density edges E_d and similar edges E_s."""
+
+import numpy as np
+
+from lcde.clustering.density import ROWS
+
+
+def official_similarity_threshold(similarities: np.ndarray) -> float:
+    """Mean similarity to the 3 nearest neighbours over the whole set (N, K), the published rule for τ."""
+    return float(np.mean(similarities[:, 1:4]))
+
+
+def select_edges(
+    indices: np.ndarray,
+    similarities: np.ndarray,
+    connectivity: np.ndarray,
+    density: np.ndarray,
+    similarity_threshold: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Density edges and similar edges of a kNN graph (paper, section 3.3).
+
+    ``indices`` (N, K) int32, ``similarities`` and symmetrised ``connectivity`` (N, K) float32, ``density`` (N,).
+
+    Returns
+    edges_density: (M, 2) int64, from each face to the neighbour with the largest s·c among the denser ones, ties to
+        the lowest position; a face without a denser neighbour of s·c > 0 has none.
+    edges_similar: (L, 2) int64, undirected, sorted and unique: all other edges to a denser neighbour with
+        s·c >= ``similarity_threshold``.
+    """
+    edges_density, edges_similar = [], []
+    for start in range(0, len(indices), ROWS):
+        rows = slice(start, start + ROWS)
+        denser = density[indices[rows]] > density[rows, None]
+        weight = np.where(denser, similarities[rows].astype(np.float64) * connectivity[rows], 0)
+        best = weight.argmax(axis=1)  # column 0, never denser than itself, where there is none
+        joined = np.flatnonzero(best)
+        edges_density.append(np.stack([joined + start, indices[joined + start, best[joined]]], axis=1))
+        similar = denser & (weight >= similarity_threshold)
+        similar[np.arange(len(best)), best] = False
+        faces, columns = np.nonzero(similar)
+        edges_similar.append(np.stack([faces + start, indices[faces + start, columns]], axis=1))
+    # A kNN edge leads to the denser end only, so no edge occurs in both directions and sorting leaves no repeats.
+    similar = np.sort(np.concatenate(edges_similar), axis=1)
+    order = np.lexsort((similar[:, 1], similar[:, 0]))
+    return np.concatenate(edges_density).astype(np.int64), similar[order].astype(np.int64)

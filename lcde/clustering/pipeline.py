@@ -1,0 +1,91 @@
+"""LCDE's clustering: kNN graph and networks → connectivity → density → edges → clusters."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from lcde.clustering.components import connected_labels
+from lcde.clustering.density import density, symmetrise
+from lcde.clustering.edges import official_similarity_threshold, select_edges
+
+
+class Networks(Protocol):
+    """The two networks as functions of one kNN graph."""
+
+    def connectivity(self) -> np.ndarray:
+        """(N, K) float32 connectivity of each face to its neighbours."""
+
+    def edge_probability(self, edges: np.ndarray) -> np.ndarray:
+        """(M,) float32 probability that each of ``edges`` (M, 2) joins one identity."""
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Labels and every intermediate result.
+
+    labels:           (N,) int64, consecutive from 0
+    connectivity:     (N, K) float32, symmetrised
+    density:          (N,) float64
+    edges_density:    (M, 2) int64; edge_probability: (M,) float32
+    edges_similar:    (L, 2) int64
+    seconds:          time of each stage
+    """
+
+    labels: np.ndarray
+    connectivity: np.ndarray
+    density: np.ndarray
+    edges_density: np.ndarray
+    edge_probability: np.ndarray
+    edges_similar: np.ndarray
+    similarity_threshold: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LCDEClustering:
+    """The published decision rule.
+
+    similarity_threshold: τ of the similar edges; None takes the official rule, the mean similarity to the 3 nearest
+        neighbours.
+    edge_threshold: a density edge joins where PCENet's probability is above it.
+    density_threshold: where given, only faces at least this dense take part in edges.
+    """
+
+    similarity_threshold: float | None = None
+    edge_threshold: float = 0.5
+    density_threshold: float | None = None
+
+    def __call__(self, indices: np.ndarray, similarities: np.ndarray, networks: Networks) -> Clustering:
+        """Cluster a kNN graph: ``indices`` (N, K) int32, ``similarities`` (N, K) float32."""
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "connectivity"):
+            directed = networks.connectivity()
+        with _timed(seconds, "edges"):
+            connectivity = symmetrise(directed, indices)
+            densities = density(connectivity, similarities)
+            threshold = self.similarity_threshold
+            if threshold is None:
+                threshold = official_similarity_threshold(similarities)
+            edges_density, edges_similar = select_edges(indices, similarities, connectivity, densities, threshold)
+            if self.density_threshold is not None:
+                edges_density = edges_density[(densities[edges_density] >= self.density_threshold).all(axis=1)]
+                edges_similar = edges_similar[(densities[edges_similar] >= self.density_threshold).all(axis=1)]
+        with _timed(seconds, "pairs"):
+            edge_probability = networks.edge_probability(edges_density)
+        with _timed(seconds, "components"):
+            joined = edges_density[edge_probability > self.edge_threshold]
+            labels = connected_labels(np.concatenate([joined, edges_similar]), len(indices))
+        return Clustering(
+            labels, connectivity, densities, edges_density, edge_probability, edges_similar, threshold, seconds
+        )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

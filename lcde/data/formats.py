@@ -1,0 +1,112 @@
+"""Read and write the files of the published layouts: features, labels and kNN graphs.
+
+Shape letters used everywhere: N faces, D feature dimension, K neighbours counting the face itself.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from lcde.errors import InputError
+
+REBUILD = "delete it to have it built again."
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Return ``path``; raise `InputError` if no file is there."""
+    if not path.is_file():
+        raise InputError(f"{what} not found: {path} does not exist; check dataset.root and the part's name.")
+    return path
+
+
+def require_feature_size(path: Path, num_faces: int, feature_dim: int) -> None:
+    """Raise `InputError` unless the ``.bin`` file holds ``num_faces`` × ``feature_dim`` float32 values."""
+    size, expected = path.stat().st_size, num_faces * feature_dim * 4
+    if size != expected:
+        hint = f"{size / 4 / num_faces:g}" if num_faces else "unknown"
+        raise InputError(
+            f"{path} holds {size} bytes, but {num_faces} labels × dataset.feature_dim={feature_dim} need {expected}; "
+            f"the file's own width would be {hint}."
+        )
+
+
+def read_features(path: Path, num_faces: int, feature_dim: int) -> np.ndarray:
+    """Read a raw float32 ``.bin`` file as (N, D) features with unit L2 norm.
+
+    Raises `InputError` on a wrong size, and on rows that hold NaN, infinity or only zeros.
+    """
+    require_feature_size(path, num_faces, feature_dim)
+    return normalise(np.fromfile(path, dtype=np.float32).reshape(num_faces, feature_dim), str(path))
+
+
+def normalise(features: np.ndarray, source: str) -> np.ndarray:
+    """L2-normalise float32 ``features`` (N, D) in place and return them; ``source`` names them in an `InputError`."""
+    norms = np.linalg.norm(features, axis=1)
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(bad):
+        raise InputError(
+            f"{source}: {len(bad)} of {len(features)} rows hold NaN, infinity or only zeros, first row {bad[0]}; "
+            "remove these faces or extract their embeddings again."
+        )
+    features /= norms[:, None]
+    return features
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Read one integer label a line; return (N,) int64 identities numbered from 0 in ascending order of label."""
+    try:
+        values = np.array(path.read_text().split(), dtype=np.int64)
+    except ValueError as error:
+        raise InputError(f"{path} must hold one integer label a line: {error}.") from None
+    if not len(values):
+        raise InputError(f"{path} is empty; it must hold one integer label a line.")
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def read_knn(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """Read a published kNN file, columns in the file's own order.
+
+    Returns ``indices`` (N, K) int32, cosine ``similarities`` (N, K) float32, and the fingerprint of the features the
+    graph was built from ("" in files of other programs). Accepts key ``data`` (N, 2, K: indices and 1 - similarity).
+    """
+    try:
+        with np.load(path) as archive:
+            data = archive["data"]
+            fingerprint = str(archive["fingerprint"]) if "fingerprint" in archive else ""
+    except (KeyError, ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} is not a kNN file with key 'data': {error}; {REBUILD}") from None
+    if data.ndim != 3 or data.shape[1] != 2:
+        raise InputError(f"{path}: 'data' has shape {data.shape}, expected (N, 2, K); {REBUILD}")
+    return data[:, 0].astype(np.int32), (1 - data[:, 1]).astype(np.float32), fingerprint
+
+
+def write_knn(path: Path, indices: np.ndarray, similarities: np.ndarray, fingerprint: str) -> None:
+    """Write a kNN graph in the MS1M layout: key ``data`` (N, 2, K), with the features' fingerprint beside it."""
+    dtype = np.float32 if len(indices) < 2**24 else np.float64  # float32 holds integers exactly up to 2^24
+    data = np.stack([indices.astype(dtype), 1 - similarities.astype(dtype)], axis=1)
+    write_atomically(path, lambda file: np.savez(file, data=data, fingerprint=np.array(fingerprint)))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Call ``write`` on a temporary file in the same folder, then rename it to ``path``: no reader sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path) as temporary:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[str]:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        os.chmod(name, 0o644)  # mkstemp's 0600 would lock out the user's colleagues
+        yield name
+    finally:
+        Path(name).unlink(missing_ok=True)

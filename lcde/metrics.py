@@ -1,0 +1,79 @@
+"""Pairwise and BCubed precision, recall and F-score, and NMI, from one sparse contingency table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Score:
+    """Precision, recall and their harmonic mean, as fractions."""
+
+    precision: float
+    recall: float
+
+    @property
+    def f_score(self) -> float:
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        return {"precision": self.precision, "recall": self.recall, "f_score": self.f_score}
+
+
+@dataclass(frozen=True)
+class Contingency:
+    """How N faces spread over identities and clusters; empty cells are left out.
+
+    counts:           (cells,) int64, faces of one identity in one cluster
+    identity_sizes:   (cells,) int64, size of the cell's identity; cluster_sizes likewise
+    identities:       (I,) int64 sizes of all identities; clusters (C,) likewise
+    """
+
+    counts: np.ndarray
+    identity_sizes: np.ndarray
+    cluster_sizes: np.ndarray
+    identities: np.ndarray
+    clusters: np.ndarray
+
+    @classmethod
+    def of(cls, labels_true: np.ndarray, labels: np.ndarray) -> "Contingency":
+        """Count two labelings (N,) of integers; raise ValueError where they differ in shape or are empty."""
+        if labels_true.ndim != 1 or labels_true.shape != labels.shape or not len(labels):
+            raise ValueError(
+                f"labels_true {labels_true.shape} and labels {labels.shape} must be equally long, not empty vectors"
+            )
+        identity, identities = np.unique(labels_true, return_inverse=True, return_counts=True)[1:]
+        cluster, clusters = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+        cells, counts = np.unique(identity * len(clusters) + cluster, return_counts=True)
+        return cls(counts, identities[cells // len(clusters)], clusters[cells % len(clusters)], identities, clusters)
+
+
+def pairwise(table: Contingency) -> Score:
+    """Pairwise precision and recall over all pairs of distinct faces; a ratio without any pair counts 1."""
+    together = _pairs(table.counts)
+    predicted, true = _pairs(table.clusters), _pairs(table.identities)
+    return Score(together / predicted if predicted else 1.0, together / true if true else 1.0)
+
+
+def bcubed(table: Contingency) -> Score:
+    """BCubed precision and recall (Amigó et al. 2009): means over faces, each face compared with itself too."""
+    squared, n = table.counts.astype(np.float64) ** 2, table.clusters.sum()
+    return Score(float((squared / table.cluster_sizes).sum() / n), float((squared / table.identity_sizes).sum() / n))
+
+
+def nmi(table: Contingency) -> float:
+    """Normalised mutual information, arithmetic mean of the entropies; 1 where both labelings are one cluster."""
+    n = table.clusters.sum()
+    joint = table.counts / n
+    mutual = float((joint * np.log(n * table.counts / (table.identity_sizes * table.cluster_sizes))).sum())
+    mean_entropy = (_entropy(table.identities / n) + _entropy(table.clusters / n)) / 2
+    return max(mutual, 0.0) / mean_entropy if mean_entropy else 1.0
+
+
+def _pairs(sizes: np.ndarray) -> int:
+    return int((sizes * (sizes - 1)).sum()) // 2
+
+
+def _entropy(shares: np.ndarray) -> float:
+    return float(-(shares * np.log(shares)).sum())

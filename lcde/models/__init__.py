@@ -1,0 +1,1 @@
+"""The two networks, their scoring of whole graphs, and the Lightning module that trains them."""

@@ -1,0 +1,106 @@
+"""Pre-norm transformer encoder with the parameter names of the published weights.
+
+B batch, T tokens, E width, Q query tokens, H heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lcde.errors import InputError
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of Q query tokens over all T tokens."""
+
+    def __init__(self, width: int, nhead: int) -> None:
+        super().__init__()
+        self.nhead = nhead
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, queries: list[int] | None) -> Tensor:
+        """(B, T, E) → (B, Q, E); ``queries`` are token positions, None for all T."""
+        if queries is None:
+            query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        else:
+            width = x.shape[-1]
+            query = F.linear(x[:, queries], self.in_proj_weight[:width], self.in_proj_bias[:width])
+            key, value = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
+        heads = F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
+        return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)  # (B, H, T, E/H)
+
+
+class SharedDropout(nn.Dropout):
+    """Dropout with one mask for all tokens of a set.
+
+    Per-token masks take a fifth of a training step on a CPU, in drawing random numbers.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) → (B, T, C); the mask is (B, 1, C)."""
+        if not self.training or not self.p:
+            return x
+        return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.p)
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)); dropout acts on both branches and inside the latter."""
+
+    def __init__(self, width: int, nhead: int, dim_feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(width, nhead)
+        self.linear1 = nn.Linear(width, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.dropout = SharedDropout(dropout)
+
+    def forward(self, x: Tensor, queries: list[int] | None = None) -> Tensor:
+        """(B, T, E) → (B, Q, E), only the query tokens' outputs being computed."""
+        attended = self.self_attn(self.norm1(x), queries)
+        x = (x if queries is None else x[:, queries]) + self.dropout(attended)
+        hidden = self.dropout(F.relu(self.linear1(self.norm2(x))))
+        return x + self.dropout(self.linear2(hidden))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers over tokens of width D + T."""
+
+    def __init__(
+        self, feature_dim: int, num_tokens: int, num_layers: int, nhead: int, dim_feedforward: int, dropout: float
+    ) -> None:
+        super().__init__()
+        width = feature_dim + num_tokens
+        self.layers = nn.ModuleList(EncoderLayer(width, nhead, dim_feedforward, dropout) for _ in range(num_layers))
+
+    def forward(self, x: Tensor, queries: list[int] | None = None) -> Tensor:
+        """(B, T, E) → (B, Q, E); the last layer computes the query tokens only, None for all T."""
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return self.layers[-1](x, queries)
+
+
+def require_divisible(feature_dim: int, k: int, nhead: int) -> None:
+    """Raise `InputError`, naming the nearest K that fits, unless ``nhead`` divides the widths D + K and D + 2K."""
+    if not _fits(feature_dim, k, nhead):
+        candidates = [other for other in range(2, k + 2 * nhead) if _fits(feature_dim, other, nhead)]
+        remedy = (
+            f"the nearest K that fits is dataset.k={min(candidates, key=lambda other: abs(other - k))}"
+            if candidates
+            else f"no K fits feature_dim={feature_dim}, choose a model.nhead that divides it"
+        )
+        raise InputError(
+            f"model.nhead={nhead} must divide D+K={feature_dim + k} and D+2K={feature_dim + 2 * k} "
+            f"(dataset.feature_dim={feature_dim}, dataset.k={k}); {remedy}."
+        )
+
+
+def _fits(feature_dim: int, k: int, nhead: int) -> bool:
+    return (feature_dim + k) % nhead == 0 and (feature_dim + 2 * k) % nhead == 0

@@ -1,0 +1,36 @@
+"""PCENet: do the two ends of an edge belong to one identity (paper, section 3.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from lcde.models.encoder import Encoder
+from lcde.models.tokens import tokens
+
+HIDDEN = 2048  # width of the published classifier
+
+
+class PCENet(nn.Module):
+    """Classify an edge from the neighbourhoods of both its ends."""
+
+    def __init__(
+        self, feature_dim: int, k: int, num_layers: int, nhead: int, dim_feedforward: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.k = k
+        self.encoder = Encoder(feature_dim, 2 * k, num_layers, nhead, dim_feedforward, dropout)
+        self.adjust_dim = nn.Sequential(
+            nn.Linear(feature_dim + 2 * k, feature_dim), nn.PReLU(), nn.Linear(feature_dim, feature_dim)
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(4 * feature_dim, HIDDEN), nn.PReLU(), nn.Linear(HIDDEN, HIDDEN), nn.PReLU(), nn.Linear(HIDDEN, 2)
+        )
+
+    def forward(self, neighbours: Tensor) -> Tensor:
+        """Features (B, 2K, D), the K neighbours of one end then those of the other → logits (B, 2); class 1 = same."""
+        ends = [0, self.k]
+        context = self.adjust_dim(self.encoder(tokens(neighbours), ends))  # (B, 2, D)
+        return self.classifier(torch.cat([neighbours[:, ends], context], dim=-1).flatten(1))
+
+    def edge_probability(self, neighbours: Tensor) -> Tensor:
+        """Features (B, 2K, D) → probability (B,) that both ends are of one identity."""
+        return torch.softmax(self(neighbours).float(), dim=-1)[:, 1]

@@ -1,0 +1,90 @@
+"""What a run leaves behind: the table on the screen, metrics.json, labels and figures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from lcde import plots
+from lcde.clustering.pipeline import Clustering
+from lcde.data.formats import write_atomically
+from lcde.data.part import Part
+from lcde.evaluation import Result
+from lcde.metrics import Score
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """One line per part and method: precision / recall / F in percent, clusters and seconds."""
+    table = Table(title="Face clustering (percent: precision / recall / F)")
+    for column in ("part", "method", "pairwise", "BCubed", "NMI", "clusters", "seconds"):
+        table.add_column(column, justify="left" if column in ("part", "method") else "right", no_wrap=True)
+    previous = None
+    for result in results:
+        if previous not in (None, result.part):
+            table.add_section()
+        previous = result.part
+        scores = [
+            _percent(result.pairwise),
+            _percent(result.bcubed),
+            "–" if result.nmi is None else f"{100 * result.nmi:.2f}",
+        ]
+        name = f"[bold]{result.method}[/bold]" if result.method == "LCDE" else result.method
+        table.add_row(result.part, name, *scores, f"{result.num_clusters:,}", f"{result.seconds['total']:.1f}")
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def write_results(results: Sequence[Result], folder: Path) -> None:
+    """Write ``metrics.json`` (LCDE's results by part, the other methods' beside them) and ``labels/<part>.npy``."""
+    metrics: dict[str, dict[str, Any]] = {}
+    for result in results:
+        if result.method == "LCDE":
+            metrics[result.part] = {**_as_dict(result), "baselines": {}}
+            labels = result.labels
+            write_atomically(
+                folder / "labels" / f"{result.part}.npy", lambda file, labels=labels: np.save(file, labels)
+            )
+    for result in results:
+        if result.method != "LCDE":
+            metrics[result.part]["baselines"][result.method] = _as_dict(result)
+    text = json.dumps(metrics, indent=2) + "\n"
+    write_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
+
+
+def make_figures(
+    results: Sequence[Result], clusterings: Sequence[tuple[Part, Clustering]], edge_threshold: float
+) -> dict[str, Figure]:
+    """Figures by file name: methods side by side, and for each part its edges, cluster sizes and density."""
+    figures = {}
+    scored = [result for result in results if result.pairwise is not None]
+    if scored:
+        rows = [(result.part, result.method, result.pairwise.f_score, result.bcubed.f_score) for result in scored]
+        figures["methods"] = plots.method_comparison(rows)
+    for part, clustering in clusterings:
+        figures[f"{part.name}_cluster_sizes"] = plots.cluster_sizes(clustering.labels, part.labels_true)
+        if part.labels_true is not None:
+            figures[f"{part.name}_edges"] = plots.edge_separation(part, clustering)
+            figures[f"{part.name}_density"] = plots.density_correctness(part, clustering, edge_threshold)
+    return figures
+
+
+def write_config(text: str, folder: Path) -> None:
+    """Write the resolved configuration as ``config.yaml``."""
+    write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+
+
+def _percent(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    return f"{100 * score.precision:.2f} / {100 * score.recall:.2f} / {100 * score.f_score:.2f}"
+
+
+def _as_dict(result: Result) -> dict[str, Any]:
+    values: dict[str, Any] = {"nodes": len(result.labels), "clusters": result.num_clusters}
+    if result.pairwise is not None:
+        values |= {"pairwise": result.pairwise.as_dict(), "bcubed": result.bcubed.as_dict(), "nmi": result.nmi}
+    return values | {"seconds": result.seconds, "peak_memory_mb": result.peak_memory_mb}

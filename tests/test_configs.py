@@ -1,0 +1,39 @@
+"""Every choice of every config group composes and instantiates."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+
+CONF = Path(__file__).parents[1] / "conf"
+CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("*/*.yaml"))]
+
+
+@pytest.fixture(params=CHOICES, ids="=".join)
+def choice(request) -> tuple[str, str]:
+    return request.param
+
+
+def test_choice_instantiates(choice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    group, name = choice
+    if choice == ("trainer", "gpu"):
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("trainer=gpu needs a GPU")
+    overrides = [f"{group}={name}", f"hydra.runtime.output_dir={tmp_path}"]
+    if choice == ("logger", "wandb"):
+        overrides.append("logger.mode=offline")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        instantiate(config[group])
+
+
+@pytest.mark.parametrize("dataset", [name for group, name in CHOICES if group == "dataset"])
+def test_model_fits_every_dataset(dataset):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        module = instantiate(compose("train", [f"dataset={dataset}"]).model)
+    assert module.hparams.k > 0

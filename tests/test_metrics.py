@@ -1,0 +1,87 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import normalized_mutual_info_score
+
+from lcde.metrics import Contingency, Score, bcubed, nmi, pairwise
+
+labelings = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), min_size=1, max_size=25).map(
+    lambda both: tuple(np.array(labels) for labels in zip(*both, strict=True))
+)
+
+
+def ratio(part, whole):
+    return part / whole if whole else 1.0
+
+
+@given(labelings)
+def test_pairwise_counts_all_pairs(both):
+    true, predicted = both
+    pairs = list(combinations(range(len(true)), 2))
+    same = {(i, j) for i, j in pairs if true[i] == true[j]}
+    joined = {(i, j) for i, j in pairs if predicted[i] == predicted[j]}
+    score = pairwise(Contingency.of(true, predicted))
+    assert score.precision == ratio(len(same & joined), len(joined))
+    assert score.recall == ratio(len(same & joined), len(same))
+
+
+@given(labelings)
+def test_bcubed_averages_over_faces(both):
+    true, predicted = both
+    precision, recall = [], []
+    for face in range(len(true)):
+        identity, cluster = true == true[face], predicted == predicted[face]
+        precision.append((identity & cluster).sum() / cluster.sum())
+        recall.append((identity & cluster).sum() / identity.sum())
+    score = bcubed(Contingency.of(true, predicted))
+    assert score.precision == pytest.approx(np.mean(precision))
+    assert score.recall == pytest.approx(np.mean(recall))
+
+
+@given(labelings)
+def test_nmi_agrees_with_scikit_learn(both):
+    assert nmi(Contingency.of(*both)) == pytest.approx(normalized_mutual_info_score(*both), abs=1e-12)
+
+
+@given(labelings)
+def test_perfect_clustering_scores_1(both):
+    table = Contingency.of(both[0], both[0] + 7)
+    assert pairwise(table).f_score == 1
+    assert bcubed(table).f_score == pytest.approx(1)
+    assert nmi(table) == pytest.approx(1)
+
+
+def test_pairs_beyond_32_bits_are_counted():
+    half = 2**17
+    true, predicted = np.repeat([0, 1], half).astype(np.int32), np.zeros(2 * half, dtype=np.int32)
+    table = Contingency.of(true, predicted)
+    expected = half * (half - 1) / (half * (2 * half - 1))
+    assert (pairwise(table).precision, pairwise(table).recall) == (expected, 1)
+    assert (bcubed(table).precision, bcubed(table).recall) == (0.5, 1)
+    assert nmi(table) == 0
+
+
+def test_all_singletons_have_full_precision():
+    table = Contingency.of(np.array([0, 0, 0, 1]), np.arange(4))
+    assert pairwise(table) == Score(1, 0)
+    assert bcubed(table) == Score(1, 0.5)
+    assert pairwise(table).f_score == 0
+
+
+def test_one_cluster_has_full_recall():
+    table = Contingency.of(np.array([0, 0, 0, 1]), np.zeros(4, dtype=int))
+    assert pairwise(table) == Score(0.5, 1)
+    assert bcubed(table) == Score(10 / 16, 1)
+
+
+def test_f_score_of_nothing_right_is_0():
+    assert Score(0.0, 0.0).as_dict() == {"precision": 0, "recall": 0, "f_score": 0}
+
+
+@pytest.mark.parametrize("shapes", [((3,), (4,)), ((0,), (0,)), ((2, 2), (2, 2)), ((4,), (4, 1))])
+def test_wrong_shapes_are_refused(shapes):
+    with pytest.raises(ValueError, match="equally long"):
+        Contingency.of(*(np.zeros(shape, dtype=int) for shape in shapes))

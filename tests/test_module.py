@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lcde.data.datamodule import Neighbourhoods
+from lcde.errors import InputError
+from lcde.models.module import LCDEModule
+from lcde.models.weights import load_checkpoint, require_matching
+
+SIZES = {"feature_dim": 16, "k": 8, "num_layers": 2, "nhead": 8, "dim_feedforward": None, "dropout": 0.1}
+
+
+def batch_of(part, pairs) -> Neighbourhoods:
+    neighbours = torch.from_numpy(part.indices[pairs]).long()
+    features, labels = torch.from_numpy(part.features), torch.from_numpy(part.labels_true)
+    same_as_centre = (labels[neighbours] == labels[torch.from_numpy(pairs)][..., None]).long()
+    return Neighbourhoods(features[neighbours], same_as_centre, (labels[pairs[:, 0]] == labels[pairs[:, 1]]).long())
+
+
+@pytest.fixture
+def batch(make_part):
+    part = make_part(0, 60, 16, 8)
+    return batch_of(part, np.stack([np.arange(60), part.indices[np.arange(60), np.arange(60) % 7 + 1]], axis=1))
+
+
+def test_losses_are_the_cross_entropies_of_both_networks(batch):
+    module = LCDEModule(**SIZES).eval()
+    losses = module._losses(batch)
+    per_neighbour = [
+        F.cross_entropy(module.lcenet(batch.features[row, end][None])[0], batch.same_as_centre[row, end])
+        for row in range(60)
+        for end in range(2)
+    ]
+    per_pair = [
+        F.cross_entropy(module.pcenet(batch.features[row].flatten(0, 1)[None])[0], batch.same_identity[row])
+        for row in range(60)
+    ]
+    assert losses["connectivity_loss"].item() == pytest.approx(torch.stack(per_neighbour).mean().item(), abs=1e-5)
+    assert losses["edge_loss"].item() == pytest.approx(torch.stack(per_pair).mean().item(), abs=1e-5)
+
+
+def test_both_networks_learn_a_batch(batch):
+    torch.manual_seed(0)
+    module = LCDEModule(**SIZES)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+    for _ in range(60):
+        losses = module._losses(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert max(loss.item() for loss in losses.values()) < 0.2
+
+
+def test_feed_forward_width_defaults_to_four_times_the_features():
+    assert LCDEModule(**SIZES).lcenet.encoder.layers[0].linear1.out_features == 64
+
+
+def test_heads_are_checked():
+    with pytest.raises(InputError, match=r"dataset\.k=8"):
+        LCDEModule(**{**SIZES, "k": 9})
+
+
+def test_missing_and_broken_checkpoints_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.ckpt"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    (tmp_path / "broken.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match=r"broken\.ckpt"):
+        load_checkpoint(tmp_path / "broken.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=r"other\.ckpt"):
+        load_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_checkpoint_of_another_k_is_refused():
+    with pytest.raises(InputError, match=r"k=8.*dataset\.k is 16"):
+        require_matching(LCDEModule(**SIZES), 16, 16, "best.ckpt")
