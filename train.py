@@ -34,12 +34,12 @@ def main(config: DictConfig) -> float:
     )
     trainer.fit(module, datamodule)
 
-    best = load_checkpoint(trainer.checkpoint_callback.best_model_path).to(trainer.strategy.root_device)
+    best = load_checkpoint(trainer.checkpoint_callback.best_model_path)
     if trainer.is_global_zero:
         results, clusterings = evaluate_parts(
             datamodule.evaluation_parts,
-            best.lcenet,
-            best.pcenet,
+            best.lcenet.to(trainer.strategy.root_device),
+            best.pcenet.to(trainer.strategy.root_device),
             clustering,
             instantiate(config.baselines),
             datamodule.train_part,
@@ -49,6 +49,7 @@ def main(config: DictConfig) -> float:
         plots.save_figures(figures, run_dir / "figures")
         report.write_results(results, run_dir)
         report.print_table(results)
+        report.print_published(results)
         print(f"results, figures and checkpoints: {run_dir}")
     return float(trainer.checkpoint_callback.best_model_score)
 

@@ -16,6 +16,7 @@ from lcde.data.formats import write_atomically
 from lcde.data.part import Part
 from lcde.evaluation import Result
 from lcde.metrics import Score
+from lcde.published import PublishedScore, published_scores, ranks
 
 
 def print_table(results: Sequence[Result]) -> None:
@@ -35,7 +36,26 @@ def print_table(results: Sequence[Result]) -> None:
         ]
         name = f"[bold]{result.method}[/bold]" if result.method == "LCDE" else result.method
         table.add_row(result.part, name, *scores, f"{result.num_clusters:,}", f"{result.seconds['total']:.1f}")
-    Console(width=None if Console().is_terminal else 120).print(table)
+    _console().print(table)
+
+
+def print_published(results: Sequence[Result]) -> None:
+    """For every part of a public benchmark: all published F-scores beside the measured ones, with their ranks."""
+    for part in dict.fromkeys(result.part for result in results):
+        scores = _with_published([result for result in results if result.part == part])
+        if not scores:
+            continue
+        table = Table(title=f"{part}: measured and published F-scores (percent)")
+        for column in ("method", "pairwise", "rank", "BCubed", "rank"):
+            table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+        columns = [[score.pairwise for score in scores.values()], [score.bcubed for score in scores.values()]]
+        rank_columns = [ranks(column) for column in columns]
+        for row, method in sorted(enumerate(scores), key=lambda item: rank_columns[0][item[0]] or len(scores)):
+            cells = []
+            for column, rank in zip(columns, rank_columns, strict=True):
+                cells += ["–", "–"] if rank[row] is None else [f"{100 * column[row]:.2f}", str(rank[row])]
+            table.add_row(f"[bold]{method}[/bold]" if method == "LCDE" else method, *cells)
+        _console().print(table)
 
 
 def write_results(results: Sequence[Result], folder: Path) -> None:
@@ -64,6 +84,13 @@ def make_figures(
     if scored:
         rows = [(result.part, result.method, result.pairwise.f_score, result.bcubed.f_score) for result in scored]
         figures["methods"] = plots.method_comparison(rows)
+        rows = [
+            (part, method, *score)
+            for part in dict.fromkeys(result.part for result in scored)
+            for method, score in _with_published([result for result in scored if result.part == part]).items()
+        ]
+        if rows:
+            figures["published"] = plots.method_comparison(rows)
     for part, clustering in clusterings:
         figures[f"{part.name}_cluster_sizes"] = plots.cluster_sizes(clustering.labels, part.labels_true)
         if part.labels_true is not None:
@@ -75,6 +102,19 @@ def make_figures(
 def write_config(text: str, folder: Path) -> None:
     """Write the resolved configuration as ``config.yaml``."""
     write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+
+
+def _with_published(results: Sequence[Result]) -> dict[str, PublishedScore]:
+    """F-scores by method of one part, measured first, then published; empty where none were published."""
+    published = published_scores(results[0].part, len(results[0].labels))
+    if not published or results[0].pairwise is None:
+        return {}
+    measured = {result.method: PublishedScore(result.pairwise.f_score, result.bcubed.f_score) for result in results}
+    return measured | published
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else 120)
 
 
 def _percent(score: Score | None) -> str:

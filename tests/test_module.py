@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from lcde.data.datamodule import Neighbourhoods
 from lcde.errors import InputError
 from lcde.models.module import LCDEModule
-from lcde.models.weights import load_checkpoint, require_matching
+from lcde.models.weights import NetworkPair, load_checkpoint, require_matching
 
 SIZES = {"feature_dim": 16, "k": 8, "num_layers": 2, "nhead": 8, "dim_feedforward": None, "dropout": 0.1}
 
@@ -74,4 +74,4 @@ def test_missing_and_broken_checkpoints_are_named(tmp_path):
 
 def test_checkpoint_of_another_k_is_refused():
     with pytest.raises(InputError, match=r"k=8.*dataset\.k is 16"):
-        require_matching(LCDEModule(**SIZES), 16, 16, "best.ckpt")
+        require_matching(NetworkPair(None, None, 16, 8, "best.ckpt"), 16, 16)

@@ -5,6 +5,8 @@ Shape letters used everywhere: N faces, D feature dimension, K neighbours counti
 
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,25 @@ def read_features(path: Path, num_faces: int, feature_dim: int) -> np.ndarray:
     return normalise(np.fromfile(path, dtype=np.float32).reshape(num_faces, feature_dim), str(path))
 
 
+def require_npy_shape(path: Path, num_faces: int, feature_dim: int) -> None:
+    """Raise `InputError` unless the ``.npy`` file holds a (N, D) matrix of that size; reads its header only."""
+    shape = _load_npy(path, mmap_mode="r").shape
+    if shape != (num_faces, feature_dim):
+        raise InputError(
+            f"{path} has shape {shape}, expected {num_faces} labelled faces × dataset.feature_dim={feature_dim}."
+        )
+
+
+def read_npy_features(path: Path) -> np.ndarray:
+    """Read an ``.npy`` matrix of numbers as (N, D) float32 features with unit L2 norm; raises `InputError` likewise."""
+    features = _load_npy(path)
+    if features.ndim != 2 or not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
+        raise InputError(
+            f"{path} holds {features.dtype} of shape {features.shape}; features must be numbers of shape (N, D)."
+        )
+    return normalise(features.astype(np.float32), str(path))
+
+
 def normalise(features: np.ndarray, source: str) -> np.ndarray:
     """L2-normalise float32 ``features`` (N, D) in place and return them; ``source`` names them in an `InputError`."""
     norms = np.linalg.norm(features, axis=1)
@@ -58,38 +79,85 @@ def normalise(features: np.ndarray, source: str) -> np.ndarray:
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """Read one integer label a line; return (N,) int64 identities numbered from 0 in ascending order of label."""
-    try:
-        values = np.array(path.read_text().split(), dtype=np.int64)
-    except ValueError as error:
-        raise InputError(f"{path} must hold one integer label a line: {error}.") from None
+    """Read labels, one integer a line or an ``.npy`` vector of integers.
+
+    Returns (N,) int64 identities numbered from 0 in ascending order of label; raises `InputError`.
+    """
+    if path.suffix == ".npy":
+        values = _load_npy(path)
+        if values.ndim != 1 or not (values.dtype.kind in "iu" or np.array_equal(values, np.round(values))):
+            raise InputError(
+                f"{path} holds {values.dtype} of shape {values.shape}; labels must be integers of shape (N,)."
+            )
+    else:
+        try:
+            values = np.array(path.read_text().split(), dtype=np.int64)
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"{path} must hold one integer label a line: {error}.") from None
     if not len(values):
         raise InputError(f"{path} is empty; it must hold one integer label a line.")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
-def read_knn(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+def read_knn(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Read a published kNN file, columns in the file's own order.
 
-    Returns ``indices`` (N, K) int32, cosine ``similarities`` (N, K) float32, and the fingerprint of the features the
-    graph was built from ("" in files of other programs). Accepts key ``data`` (N, 2, K: indices and 1 - similarity).
+    Accepts an archive with ``data`` (N, 2, K: indices and 1 - similarity) or ``knns`` and ``dists`` (N, K), and an
+    ``.npy`` matrix of indices alone. Returns ``indices`` (N, K) int32, cosine ``similarities`` (N, K) float32 or None,
+    and the fingerprint of the features the graph was built from ("" in files of other programs).
     """
+    fingerprint, distances = "", None
     try:
-        with np.load(path) as archive:
-            data = archive["data"]
-            fingerprint = str(archive["fingerprint"]) if "fingerprint" in archive else ""
-    except (KeyError, ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is not a kNN file with key 'data': {error}; {REBUILD}") from None
-    if data.ndim != 3 or data.shape[1] != 2:
-        raise InputError(f"{path}: 'data' has shape {data.shape}, expected (N, 2, K); {REBUILD}")
-    return data[:, 0].astype(np.int32), (1 - data[:, 1]).astype(np.float32), fingerprint
+        if path.suffix == ".npy":
+            indices = np.load(path)
+        else:
+            with np.load(path) as archive:
+                fingerprint = str(archive["fingerprint"]) if "fingerprint" in archive else ""
+                if "knns" in archive:
+                    indices, distances = archive["knns"], archive["dists"]
+                else:
+                    data = archive["data"]
+                    if data.ndim != 3 or data.shape[1] != 2:
+                        raise ValueError(f"'data' has shape {data.shape}, expected (N, 2, K)")
+                    indices, distances = data[:, 0], data[:, 1]
+        if indices.ndim != 2 or (distances is not None and distances.shape != indices.shape):
+            raise ValueError(f"its indices have shape {indices.shape}, expected (N, K)")
+        similarities = None if distances is None else (1 - distances).astype(np.float32)
+        return indices.astype(np.int32), similarities, fingerprint
+    except (
+        AttributeError,
+        EOFError,
+        KeyError,
+        OSError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise InputError(f"{path} is not a kNN file of a known layout: {error}; {REBUILD}") from None
 
 
-def write_knn(path: Path, indices: np.ndarray, similarities: np.ndarray, fingerprint: str) -> None:
-    """Write a kNN graph in the MS1M layout: key ``data`` (N, 2, K), with the features' fingerprint beside it."""
-    dtype = np.float32 if len(indices) < 2**24 else np.float64  # float32 holds integers exactly up to 2^24
-    data = np.stack([indices.astype(dtype), 1 - similarities.astype(dtype)], axis=1)
-    write_atomically(path, lambda file: np.savez(file, data=data, fingerprint=np.array(fingerprint)))
+def write_knn(path: Path, indices: np.ndarray, similarities: np.ndarray, fingerprint: str, layout: str) -> None:
+    """Write a kNN graph as ``layout`` has it, with the features' fingerprint beside it where the layout has room.
+
+    layout: "data" (N, 2, K: indices and 1 - similarity), "knns" (``knns`` and ``dists``) or "npy" (indices alone).
+    """
+    if layout == "npy":
+        write_atomically(path, lambda file: np.save(file, indices))
+        return
+    if layout == "knns":
+        arrays = {"knns": indices, "dists": 1 - similarities}
+    else:
+        dtype = np.float32 if len(indices) < 2**24 else np.float64  # float32 holds integers exactly up to 2^24
+        arrays = {"data": np.stack([indices.astype(dtype), 1 - similarities.astype(dtype)], axis=1)}
+    write_atomically(path, lambda file: np.savez(file, **arrays, fingerprint=np.array(fingerprint)))
+
+
+def _load_npy(path: Path, mmap_mode: str | None = None) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} is not a readable .npy file: {error}.") from None
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:

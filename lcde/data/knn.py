@@ -3,6 +3,7 @@
 import hashlib
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +11,63 @@ import numpy as np
 from lcde.data.formats import REBUILD, read_knn, write_knn
 from lcde.errors import InputError
 
-BLOCK = 65_536  # rows searched at a time, so that a progress display moves and memory stays bounded
+BLOCK = 65_536  # rows searched at a time, so that memory stays bounded
+CHUNK = 4_096  # rows whose neighbours' features are gathered at a time
 
 
-def knn_graph(features: np.ndarray, k: int, folder: Path, source: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """Read the kNN graph of ``features`` from ``folder``, or build it and keep it there.
+@dataclass(frozen=True)
+class GraphFiles:
+    """Where a part's kNN graph is kept.
+
+    folder:   holds the files, one for each K that was built
+    pattern:  file name with ``{k}`` in K's place; without it, the one file there can be, of whatever K
+    layout:   what `write_knn` calls it
+    """
+
+    folder: Path
+    pattern: str
+    layout: str
+
+    def stored(self) -> dict[int, Path]:
+        """The files there are, by their K."""
+        if "{k}" not in self.pattern:
+            path = self.folder / self.pattern
+            return {read_knn(path)[0].shape[1]: path} if path.is_file() else {}
+        name = re.compile(re.escape(self.pattern).replace(re.escape("{k}"), r"(\d+)"))
+        return {int(match[1]): path for path in self.folder.glob("*") if (match := name.fullmatch(path.name))}
+
+    def path(self, k: int) -> Path:
+        return self.folder / self.pattern.format(k=k)
+
+
+def knn_graph(features: np.ndarray, k: int, files: GraphFiles, source: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Read the kNN graph of ``features`` (N, D), or build it and keep it.
 
     The file of the smallest K' >= ``k`` serves, sliced. Returns ``indices`` (N, k) int32 with the face itself in
     column 0, ``similarities`` (N, k) float32 descending, and the seconds spent building (0 when read).
-    Raises `InputError` where ``k`` >= N or a stored graph was built from other features.
+    Raises `InputError` where ``k`` >= N, or a stored graph was built from other features or is in the way.
     """
     require_k(k, len(features), source)
-    stored = {
-        int(match[1]): path
-        for path in folder.glob("*.npz")
-        if (match := re.fullmatch(r"faiss_k_(\d+)\.npz", path.name))
-    }
+    stored = files.stored()
     usable = [stored_k for stored_k in stored if stored_k >= k]
     if usable:
         path = stored[min(usable)]
         indices, similarities, fingerprint = read_knn(path)
-        check_graph(features, indices, similarities, fingerprint, str(path))
+        require_indices(features, indices, k, str(path))
+        if similarities is None:
+            similarities = edge_similarities(features, indices)
+            require_neighbours(features, indices, similarities, str(path))
+        else:
+            require_similarities(features, indices, similarities, fingerprint, str(path))
         indices, similarities = order_neighbours(indices, similarities)
         return indices[:, :k].copy(), similarities[:, :k].copy(), 0.0
+    path = files.path(k)
+    if path.exists():  # the one file of a layout that has no room for others
+        raise InputError(f"{path} holds {max(stored)} neighbours, fewer than dataset.k={k}; {REBUILD}")
     start = time.perf_counter()
     indices, similarities = build_knn(features, k)
     seconds = time.perf_counter() - start
-    write_knn(folder / f"faiss_k_{k}.npz", indices, similarities, fingerprint_of(features))
+    write_knn(path, indices, similarities, fingerprint_of(features), files.layout)
     return indices, similarities, seconds
 
 
@@ -86,21 +117,59 @@ def order_neighbours(indices: np.ndarray, similarities: np.ndarray) -> tuple[np.
     return indices, similarities
 
 
-def check_graph(
-    features: np.ndarray, indices: np.ndarray, similarities: np.ndarray, fingerprint: str, source: str
-) -> None:
-    """Raise `InputError` unless the graph fits ``features``: size, index range, fingerprint, sampled similarities."""
+def edge_similarities(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Cosine similarities (N, K) float32 of each face to its neighbours, from unit ``features`` (N, D)."""
+    similarities = np.empty(indices.shape, dtype=np.float32)
+    for start in range(0, len(features), CHUNK):
+        rows = slice(start, start + CHUNK)
+        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], features[rows])
+    return similarities
+
+
+def require_indices(features: np.ndarray, indices: np.ndarray, k: int, source: str) -> None:
+    """Raise `InputError` unless ``indices`` has a row for each face, of ``k`` different faces or more."""
+    if indices.shape[1] < k:
+        raise InputError(f"{source} holds {indices.shape[1]} neighbours, fewer than dataset.k={k}; {REBUILD}")
     if len(indices) != len(features):
         raise InputError(f"{source} has {len(indices)} rows, but there are {len(features)} faces; {REBUILD}")
     if indices.min() < 0 or indices.max() >= len(features):
-        raise InputError(f"{source} names neighbour {indices.max()}, but there are {len(features)} faces; {REBUILD}")
+        bad = indices.max() if indices.max() >= len(features) else indices.min()
+        raise InputError(f"{source} names neighbour {bad}, but there are {len(features)} faces; {REBUILD}")
+    in_order = np.sort(indices[_sample(len(features))], axis=1)
+    if (in_order[:, 1:] == in_order[:, :-1]).any():
+        raise InputError(f"{source} has rows that name one neighbour twice; {REBUILD}")
+
+
+def require_similarities(
+    features: np.ndarray, indices: np.ndarray, similarities: np.ndarray, fingerprint: str, source: str
+) -> None:
+    """Raise `InputError` unless the fingerprint, if there is one, and similarities of sampled rows fit ``features``."""
     if fingerprint and fingerprint != fingerprint_of(features):
         raise InputError(f"{source} was built from other features than those it stands beside; {REBUILD}")
-    rows = np.linspace(0, len(features) - 1, 100).astype(int)
+    rows = _sample(len(features))
     expected = np.einsum("nkd,nd->nk", features[indices[rows]], features[rows])
     error = np.abs(expected - similarities[rows]).max()
     if not error < 0.01:  # NaN fails too; half-precision files stay below
         raise InputError(f"{source} has similarities up to {error:.3f} off those of the features; {REBUILD}")
+
+
+def require_neighbours(features: np.ndarray, indices: np.ndarray, similarities: np.ndarray, source: str) -> None:
+    """Raise `InputError` unless half of the neighbours of sampled rows are among the K nearest by exact search.
+
+    For files without similarities; approximate graphs pass, those of other features do not.
+    """
+    rows = _sample(len(features))
+    k = indices.shape[1]
+    kth_best = -np.partition(-(features[rows] @ features.T), k - 1, axis=1)[:, k - 1]
+    share = (similarities[rows] >= kth_best[:, None] - 1e-5).mean()
+    if share < 0.5:
+        raise InputError(
+            f"only {share:.0%} of the neighbours in {source} are nearest neighbours by the features; {REBUILD}"
+        )
+
+
+def _sample(num_faces: int) -> np.ndarray:
+    return np.unique(np.linspace(0, num_faces - 1, 100).astype(int))
 
 
 def fingerprint_of(features: np.ndarray) -> str:

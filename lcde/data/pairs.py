@@ -52,10 +52,12 @@ class MixedPairs:
         num_faces = len(indices)
         densities = density(connectivity, similarities)
         edges_density, _ = select_edges(indices, similarities, connectivity, densities, np.inf)
+        if not len(edges_density):  # all densities alike
+            edges_density = indices[:, :2].astype(np.int64)
         near = np.zeros_like(connectivity)
         near[:, 1 : 1 + self.near_neighbours] = 1
         drawn = [
-            edges_density[rng.choice(len(edges_density), round(self.density * num_faces))],
+            edges_density[rng.integers(len(edges_density), size=round(self.density * num_faces))],
             _draw(indices, connectivity * (1 - connectivity), round(self.uncertain * num_faces), rng),
             _draw(indices, near, round(self.near * num_faces), rng),
             _draw(indices, np.ones_like(connectivity), round(self.uniform * num_faces), rng),
@@ -67,9 +69,14 @@ class MixedPairs:
 
 
 def _draw(indices: np.ndarray, weight: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``count`` edges (count, 2) in proportion to ``weight`` (N, K), never an edge to the face itself."""
-    weight = np.where(indices == np.arange(len(indices))[:, None], 0, weight.clip(0))
-    cumulative = np.cumsum(weight, dtype=np.float64)
+    """Draw ``count`` edges (count, 2) in proportion to ``weight`` (N, K), never an edge to the face itself.
+
+    Where no edge has any weight, all are equally likely.
+    """
+    others = indices != np.arange(len(indices))[:, None]
+    cumulative = np.cumsum(np.where(others, weight.clip(0), 0), dtype=np.float64)
+    if not cumulative[-1]:
+        cumulative = np.cumsum(others, dtype=np.float64)
     drawn = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
     rows, columns = np.unravel_index(drawn, indices.shape)
     return np.stack([rows, indices[rows, columns]], axis=1).astype(np.int64)

@@ -1,34 +1,128 @@
-"""Load trained networks."""
+"""Load trained networks, from a checkpoint or a published pair of weight files, and export such a pair."""
 
 import pickle
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
+from lcde.data.formats import write_atomically
 from lcde.errors import InputError
+from lcde.models.encoder import require_divisible
+from lcde.models.lcenet import LCENet
 from lcde.models.module import LCDEModule
+from lcde.models.pcenet import PCENet
 
 
-def load_checkpoint(path: str | Path) -> LCDEModule:
+class NetworkPair(NamedTuple):
+    """Both trained networks, the D and K they were made for, and the file that `InputError`s name."""
+
+    lcenet: LCENet
+    pcenet: PCENet
+    feature_dim: int
+    k: int
+    source: str
+
+
+class Sizes(NamedTuple):
+    """What the tensors of one published state dict tell of its network."""
+
+    feature_dim: int
+    k: int
+    num_layers: int
+    dim_feedforward: int
+
+
+def load_checkpoint(path: str | Path) -> NetworkPair:
     """Load a checkpoint that train.py wrote; it can hold only plain values and tensors, so it runs no code.
 
     Raises `InputError` where the file is missing or not such a checkpoint.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise InputError(
-            f"checkpoint not found: {path} does not exist; train.py writes checkpoints/best.ckpt in its run directory."
+            f"checkpoint {path} does not exist; train.py writes checkpoints/best.ckpt in its run directory."
         )
     try:
-        return LCDEModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        module = LCDEModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a checkpoint written by train.py: {reason}") from None
+        raise InputError(f"{path} is not a checkpoint written by train.py: {_first_line(error)}.") from None
+    return NetworkPair(module.lcenet, module.pcenet, module.hparams.feature_dim, module.hparams.k, str(path))
 
 
-def require_matching(module: LCDEModule, feature_dim: int, k: int, source: str) -> None:
-    """Raise `InputError` unless the networks of ``source`` were made for D = ``feature_dim`` and K = ``k``."""
-    for name, value in (("feature_dim", feature_dim), ("k", k)):
-        own = module.hparams[name]
+def load_published(lce_weights: str | Path, pce_weights: str | Path, nhead: int) -> NetworkPair:
+    """Load a published pair of ``.pth`` files; D, K, depth and widths follow from the shapes of their tensors.
+
+    Raises `InputError` where a file is missing or not such weights, where the two disagree on D or K, and where
+    ``nhead``, which no tensor tells, does not divide the token widths.
+    """
+    states = [_read_state(path) for path in (lce_weights, pce_weights)]
+    sizes = [
+        _sizes(state, path, head, tokens_per_k)
+        for state, path, head, tokens_per_k in (
+            (states[0], lce_weights, "classifier.0.weight", 1),
+            (states[1], pce_weights, "adjust_dim.0.weight", 2),
+        )
+    ]
+    lce, pce = sizes
+    if (lce.feature_dim, lce.k) != (pce.feature_dim, pce.k):
+        raise InputError(
+            f"{lce_weights} was made for feature_dim={lce.feature_dim}, k={lce.k}, "
+            f"but {pce_weights} for feature_dim={pce.feature_dim}, k={pce.k}; give a pair that was trained together."
+        )
+    require_divisible(lce.feature_dim, lce.k, nhead)
+    networks = [
+        network(size.feature_dim, size.k, size.num_layers, nhead, size.dim_feedforward, dropout=0.0)
+        for network, size in zip((LCENet, PCENet), sizes, strict=True)
+    ]
+    for network, state, path in zip(networks, states, (lce_weights, pce_weights), strict=True):
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"{path} does not hold the weights of {type(network).__name__}: {error}.") from None
+    return NetworkPair(*networks, lce.feature_dim, lce.k, f"{lce_weights} and {pce_weights}")
+
+
+def export_published(pair: NetworkPair, lce_weights: Path, pce_weights: Path) -> None:
+    """Write both networks as the published program reads them; raises `InputError` where a file is in the way."""
+    for path in (lce_weights, pce_weights):
+        if path.exists():
+            raise InputError(f"{path} exists already; name another file.")
+    for network, path in ((pair.lcenet, lce_weights), (pair.pcenet, pce_weights)):
+        state = network.state_dict()
+        write_atomically(path, lambda file, state=state: torch.save(state, file))
+
+
+def require_matching(pair: NetworkPair, feature_dim: int, k: int) -> None:
+    """Raise `InputError` unless the networks were made for D = ``feature_dim`` and K = ``k``."""
+    for name, own, value in (("feature_dim", pair.feature_dim, feature_dim), ("k", pair.k, k)):
         if own != value:
             raise InputError(
-                f"{source} was trained with {name}={own}, but dataset.{name} is {value}; add dataset.{name}={own}."
+                f"{pair.source} was trained with {name}={own}, but dataset.{name} is {value}; add dataset.{name}={own}."
             )
+
+
+def _read_state(path: str | Path) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise InputError(f"weights {path} do not exist.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
+        raise InputError(f"{path} is not a file of weights: {_first_line(error)}.") from None
+    # Some training programs save the DataParallel wrapper, whose names begin with "module.".
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _sizes(state: dict[str, Tensor], path: str | Path, head: str, tokens_per_k: int) -> Sizes:
+    """Sizes of a network of ``tokens_per_k``·K tokens; ``head`` is its first layer behind the encoder."""
+    try:
+        width, feature_dim = state["encoder.layers.0.linear2.weight"].shape[0], state[head].shape[0]
+        num_layers = len({name.split(".")[2] for name in state if name.startswith("encoder.layers.")})
+        dim_feedforward = state["encoder.layers.0.linear1.weight"].shape[0]
+    except KeyError as error:
+        raise InputError(f"{path} lacks the tensor {error}; is it a published file of the other network?") from None
+    return Sizes(feature_dim, (width - feature_dim) // tokens_per_k, num_layers, dim_feedforward)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

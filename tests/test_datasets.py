@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from lcde.data.datasets import IJBB, MS1M, Custom, DeepFashion
+from lcde.errors import InputError
+
+
+@pytest.fixture
+def part(make_part):
+    return make_part(0, num_faces=60, feature_dim=16, k=8)
+
+
+def write(root, part, layout, name):
+    labels = part.labels_true * 7 + 3  # neither from 0 nor consecutive
+    scaled = part.features * np.linspace(0.5, 20, len(part), dtype=np.float32)[:, None]  # not normalised
+    if layout is IJBB:
+        np.save(root / f"{name}.fea.npy", scaled.astype(np.float64))
+        np.save(root / f"{name}.labels.npy", labels)
+        return
+    for kind in ("features", "labels"):
+        (root / kind).mkdir(exist_ok=True)
+    scaled.tofile(root / "features" / f"{name}.bin")
+    np.savetxt(root / "labels" / f"{name}.meta", labels, fmt="%d")
+
+
+LAYOUTS = {
+    "ms1m": (MS1M, 3, "part3_test", "knns/part3_test/faiss_k_8.npz"),
+    "deepfashion": (DeepFashion, "deepfashion_test", "deepfashion_test", "knns/deepfashion_test/deepfashion_k8.npz"),
+    "ijbb": (IJBB, 512, "512", "knn.graph.512.bf.npy"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_graph_is_built_in_the_layouts_own_format_and_serves_a_smaller_k(name, part, tmp_path):
+    layout, number, part_name, graph = LAYOUTS[name]
+    write(tmp_path, part, layout, part_name)
+    _, [built] = layout(str(tmp_path), 8, 16, None, [number]).load(train=False)
+    assert built.name == part_name
+    assert (tmp_path / graph).is_file()
+    np.testing.assert_allclose(built.features, part.features, atol=1e-6)
+    assert np.array_equal(built.indices, part.indices)
+    assert np.array_equal(built.labels_true, np.unique(part.labels_true, return_inverse=True)[1])
+    _, [read] = layout(str(tmp_path), 5, 16, None, [number]).load(train=False)
+    assert np.array_equal(read.indices, part.indices[:, :5])
+    np.testing.assert_allclose(read.similarities, part.similarities[:, :5], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_width_is_checked(name, part, tmp_path):
+    layout, number, part_name, _ = LAYOUTS[name]
+    write(tmp_path, part, layout, part_name)
+    with pytest.raises(InputError, match=r"dataset\.feature_dim=24"):
+        layout(str(tmp_path), 8, 24, None, [number]).load(train=False)
+
+
+def test_training_part_is_read_beside_the_others(part, tmp_path):
+    for name in ("deepfashion_train", "deepfashion_test"):
+        write(tmp_path, part, DeepFashion, name)
+    dataset = DeepFashion(str(tmp_path), 8, 16, "deepfashion_train", ["deepfashion_test"])
+    assert dataset.has_train()
+    train, evaluation = dataset.load(train=True)
+    assert train.name == "deepfashion_train"
+    assert [part.name for part in evaluation] == ["deepfashion_test"]
+
+
+def test_ijbb_has_nothing_to_train_on(tmp_path):
+    dataset = IJBB(str(tmp_path), 8, 16, None, [512])
+    assert not dataset.has_train()
+    with pytest.raises(InputError, match="no training part"):
+        dataset.load(train=True)
+
+
+def test_shuffled_columns_of_an_index_file_are_put_in_order(part, tmp_path):
+    write(tmp_path, part, IJBB, "512")
+    np.save(tmp_path / "knn.graph.512.bf.npy", np.random.default_rng(0).permuted(part.indices, axis=1))
+    _, [read] = IJBB(str(tmp_path), 8, 16, None, [512]).load(train=False)
+    assert np.array_equal(read.indices, part.indices)
+
+
+def test_index_file_of_other_features_is_refused(part, tmp_path, make_part):
+    write(tmp_path, part, IJBB, "512")
+    np.save(tmp_path / "knn.graph.512.bf.npy", make_part(1, num_faces=60, feature_dim=16, k=8).indices)
+    with pytest.raises(InputError, match=r"knn\.graph\.512\.bf\.npy are nearest neighbours"):
+        IJBB(str(tmp_path), 8, 16, None, [512]).load(train=False)
+
+
+def test_index_file_of_a_smaller_k_is_left_alone(part, tmp_path):
+    write(tmp_path, part, IJBB, "512")
+    np.save(tmp_path / "knn.graph.512.bf.npy", part.indices[:, :4])
+    with pytest.raises(InputError, match=r"holds 4 neighbours, fewer than dataset\.k=8"):
+        IJBB(str(tmp_path), 8, 16, None, [512]).load(train=False)
+    assert np.load(tmp_path / "knn.graph.512.bf.npy").shape == (60, 4)
+
+
+def custom(**files):
+    names = ("features", "labels", "train_features", "train_labels", "val_features", "val_labels")
+    return Custom(8, 16, **{name: str(files[name]) if name in files else None for name in names})
+
+
+def test_custom_embeddings_need_no_labels(part, tmp_path):
+    np.save(tmp_path / "faces.npy", part.features)
+    _, [read] = custom(features=tmp_path / "faces.npy").load(train=False)
+    assert read.labels_true is None
+    assert np.array_equal(read.indices, part.indices)
+    assert (tmp_path / "faces_knns" / "faiss_k_8.npz").is_file()
+
+
+def test_custom_embeddings_train(part, tmp_path):
+    np.save(tmp_path / "faces.npy", part.features)
+    np.savetxt(tmp_path / "people.txt", part.labels_true, fmt="%d")
+    files = {"train_features": "faces.npy", "train_labels": "people.txt", "val_features": "faces.npy"}
+    files = {name: tmp_path / file for name, file in files.items()}
+    with pytest.raises(InputError, match=r"dataset\.val_labels is not given"):
+        custom(**files).load(train=True)
+    train, [val] = custom(**files, val_labels=tmp_path / "people.txt").load(train=True)
+    assert (train.name, val.name) == ("train", "val")
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((3, 4, 5)), r"shape \(3, 4, 5\)"),
+        (np.array(["a", "b"]), "shape"),
+        (np.full((60, 16), np.nan), "row 0"),
+    ],
+)
+def test_unusable_embeddings_are_named(array, words, tmp_path):
+    np.save(tmp_path / "faces.npy", array)
+    with pytest.raises(InputError, match=rf"faces\.npy.*{words}"):
+        custom(features=tmp_path / "faces.npy").load(train=False)

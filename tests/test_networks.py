@@ -1,0 +1,197 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import nn
+
+from lcde.errors import InputError
+from lcde.models import scoring
+from lcde.models.encoder import Encoder, SharedDropout, require_divisible
+from lcde.models.lcenet import LCENet
+from lcde.models.pcenet import HIDDEN, PCENet
+from lcde.models.scoring import GraphScorer
+
+D, K, LAYERS, HEADS, WIDTH = 8, 4, 2, 4, 12
+SIZES = {"num_layers": LAYERS, "nhead": HEADS, "dim_feedforward": WIDTH, "dropout": 0.3}
+
+
+def plain_encoder(width):
+    layer = nn.TransformerEncoderLayer(width, HEADS, WIDTH, batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
+
+
+def with_similarities(x):
+    """[x ; similarities to the whole set], one token at a time."""
+    return torch.stack([torch.stack([torch.cat([face, faces @ face]) for face in faces]) for faces in x])
+
+
+class PlainLCENet(nn.Module):
+    """LCENet as section 1 of the design words it."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = plain_encoder(D + K)
+        self.classifier = nn.Sequential(nn.Linear(2 * (D + K), D), nn.PReLU(), nn.Linear(D, 2))
+
+    def forward(self, x):
+        encoded = self.encoder(with_similarities(x))
+        centre = encoded[:, :1].expand_as(encoded)
+        return self.classifier(torch.cat([centre, encoded], dim=-1))
+
+
+class PlainPCENet(nn.Module):
+    """PCENet as section 1 of the design words it."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = plain_encoder(D + 2 * K)
+        self.adjust_dim = nn.Sequential(nn.Linear(D + 2 * K, D), nn.PReLU(), nn.Linear(D, D))
+        self.classifier = nn.Sequential(
+            nn.Linear(4 * D, HIDDEN), nn.PReLU(), nn.Linear(HIDDEN, HIDDEN), nn.PReLU(), nn.Linear(HIDDEN, 2)
+        )
+
+    def forward(self, x):
+        h = self.adjust_dim(self.encoder(with_similarities(x)))
+        return self.classifier(torch.cat([x[:, 0], h[:, 0], x[:, K], h[:, K]], dim=-1))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def randomised(module):
+    """All parameters random, biases and norms too, so that each of them matters."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.4 if parameter.numel() < HIDDEN else 0.05)
+    return module.eval()
+
+
+PAIRS = {
+    "encoder": (lambda: Encoder(D, K, **SIZES), lambda: plain_encoder(D + K), (3, 5, D + K)),
+    "lcenet": (lambda: LCENet(D, K, **SIZES), PlainLCENet, (3, K, D)),
+    "pcenet": (lambda: PCENet(D, K, **SIZES), PlainPCENet, (3, 2 * K, D)),
+}
+
+
+@pytest.fixture(params=PAIRS.values(), ids=PAIRS)
+def pair(request):
+    """A network of the project, its plain formulation, an input."""
+    network, plain, shape = request.param
+    return randomised(network()), plain().eval(), torch.randn(shape)
+
+
+def test_network_equals_its_plain_formulation(pair):
+    network, plain, x = pair
+    plain.load_state_dict(network.state_dict())
+    expected, actual = plain(x), network(x)
+    assert expected.std() > 0.05
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_weights_load_by_name(pair):
+    network, plain, x = pair
+    network.load_state_dict(randomised(plain).state_dict())
+    torch.testing.assert_close(network(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_acts_in_training_only(pair):
+    network, _, x = pair
+    evaluated = network(x)
+    assert torch.equal(network(x), evaluated)
+    network.train()
+    assert not torch.allclose(network(x), network(x))
+    assert torch.equal(network.eval()(x), evaluated)
+
+
+def test_query_tokens_come_out_as_among_all_tokens():
+    encoder, x = randomised(Encoder(D, K, **SIZES)), torch.randn(3, 5, D + K)
+    torch.testing.assert_close(encoder(x, [0, 3]), encoder(x)[:, [0, 3]], rtol=1e-4, atol=1e-5)
+
+
+def test_shared_dropout_drops_the_same_channels_of_all_tokens():
+    x = torch.randn(4, 5, 400)
+    dropped = SharedDropout(0.25).train()(x)
+    kept = dropped[:, :1] != 0
+    torch.testing.assert_close(dropped, x * kept / 0.75)
+    assert not torch.equal(kept[0], kept[1])
+    assert kept.float().mean() == pytest.approx(0.75, abs=0.05)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_shared_dropout_passes_through_where_it_has_nothing_to_do(probability):
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(SharedDropout(probability).train(probability == 0)(x), x)
+
+
+def test_probabilities_are_those_of_class_1():
+    lcenet, pcenet, x = randomised(LCENet(D, K, **SIZES)), randomised(PCENet(D, K, **SIZES)), torch.randn(3, 2 * K, D)
+    torch.testing.assert_close(lcenet.connectivity(x[:, :K]), lcenet(x[:, :K]).softmax(-1)[..., 1])
+    torch.testing.assert_close(pcenet.edge_probability(x), pcenet(x).softmax(-1)[..., 1])
+
+
+@given(st.integers(1, 10), st.booleans(), st.integers(2, 40), st.integers(1, 12))
+@example(feature_dim=1, multiple=True, k=4, nhead=3)  # 3 and 6 fit, 3 is nearer
+def test_heads_that_do_not_fit_name_the_nearest_k_that_does(feature_dim, multiple, k, nhead):
+    feature_dim *= nhead if multiple else 1
+    fitting = [
+        other
+        for other in range(2, 200)
+        if (feature_dim + other) % nhead == 0 and (feature_dim + 2 * other) % nhead == 0
+    ]
+    if k in fitting:
+        require_divisible(feature_dim, k, nhead)
+        return
+    with pytest.raises(InputError, match=f"nhead={nhead} .*feature_dim={feature_dim}, dataset.k={k}") as error:
+        require_divisible(feature_dim, k, nhead)
+    if fitting:
+        named = int(str(error.value).rsplit("dataset.k=", 1)[1].rstrip("."))
+        assert named in fitting
+        assert abs(named - k) == min(abs(other - k) for other in fitting)
+    else:
+        assert "choose a model.nhead" in str(error.value)
+
+
+@pytest.fixture
+def scorer(make_part):
+    part = make_part(0, num_faces=12, feature_dim=D, k=K)
+    networks = randomised(LCENet(D, K, **SIZES)), randomised(PCENet(D, K, **SIZES))
+    return GraphScorer(*networks, part.features, part.indices)
+
+
+EDGES = np.array([[0, 1], [1, 0], [5, 11], [7, 7], [11, 2]])
+
+
+def test_scores_are_those_of_each_neighbourhood(scorer):
+    neighbours = scorer.features[scorer.indices.long()]
+    ends = [torch.cat([neighbours[first], neighbours[second]]) for first, second in EDGES]
+    with torch.no_grad():
+        expected = [scorer.lcenet.connectivity(faces[None])[0] for faces in neighbours]
+        expected_edges = [scorer.pcenet.edge_probability(faces[None])[0] for faces in ends]
+    connectivity, probability = scorer.connectivity(), scorer.edge_probability(EDGES)
+    assert (connectivity.dtype, probability.dtype) == (np.float32, np.float32)
+    np.testing.assert_allclose(connectivity, torch.stack(expected), atol=1e-5)
+    np.testing.assert_allclose(probability, torch.stack(expected_edges), atol=1e-5)
+    assert probability.std() > 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1, 5 * K, 10_000])
+def test_scores_do_not_depend_on_batch_size(scorer, monkeypatch, tokens):
+    connectivity, probability = scorer.connectivity(), scorer.edge_probability(EDGES)
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", tokens)
+    np.testing.assert_allclose(scorer.connectivity(), connectivity, atol=1e-5)
+    np.testing.assert_allclose(scorer.edge_probability(EDGES), probability, atol=1e-5)
+
+
+def test_no_edges_have_no_probabilities(scorer):
+    probability = scorer.edge_probability(np.empty((0, 2), dtype=np.int64))
+    assert (probability.shape, probability.dtype) == ((0,), np.float32)
+
+
+def test_scoring_switches_dropout_off(make_part):
+    part = make_part(0, num_faces=12, feature_dim=D, k=K)
+    networks = LCENet(D, K, **SIZES).train(), PCENet(D, K, **SIZES).train()
+    scorer = GraphScorer(*networks, part.features, part.indices)
+    assert np.array_equal(scorer.connectivity(), scorer.connectivity())
+    assert np.array_equal(scorer.edge_probability(EDGES), scorer.edge_probability(EDGES))

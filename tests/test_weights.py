@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from lcde.errors import InputError
+from lcde.models.lcenet import LCENet
+from lcde.models.pcenet import PCENet
+from lcde.models.weights import NetworkPair, export_published, load_published
+
+
+@pytest.fixture
+def files(tmp_path):
+    torch.manual_seed(0)
+    pair = NetworkPair(LCENet(16, 8, 2, 8, 32, 0.1), PCENet(16, 8, 3, 8, 64, 0.1), 16, 8, "here")
+    paths = tmp_path / "lce.pth", tmp_path / "pce.pth"
+    export_published(pair, *paths)
+    return paths, pair
+
+
+def test_sizes_follow_from_the_tensors(files):
+    paths, pair = files
+    loaded = load_published(*paths, nhead=8)
+    assert (loaded.feature_dim, loaded.k) == (16, 8)
+    assert (len(loaded.lcenet.encoder.layers), len(loaded.pcenet.encoder.layers)) == (2, 3)
+    for network, original in ((loaded.lcenet, pair.lcenet), (loaded.pcenet, pair.pcenet)):
+        for name, tensor in original.state_dict().items():
+            assert torch.equal(network.state_dict()[name], tensor)
+
+
+def test_export_overwrites_nothing(files):
+    paths, pair = files
+    with pytest.raises(InputError, match=r"lce\.pth exists already"):
+        export_published(pair, *paths)
+
+
+def test_wrapped_state_dict_loads(files):
+    paths, _ = files
+    torch.save({f"module.{name}": tensor for name, tensor in torch.load(paths[0]).items()}, paths[0])
+    assert load_published(*paths, nhead=8).k == 8
+
+
+def test_swapped_files_are_named(files):
+    (lce, pce), _ = files
+    with pytest.raises(InputError, match=r"pce\.pth|lce\.pth"):
+        load_published(pce, lce, nhead=8)
+
+
+def test_pair_that_disagrees_is_refused(files, tmp_path):
+    (lce, _), _ = files
+    torch.save(PCENet(16, 16, 3, 8, 64, 0.1).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"k=8, but .* k=16"):
+        load_published(lce, tmp_path / "other.pth", nhead=8)
+
+
+def test_heads_that_do_not_divide_are_refused(files):
+    with pytest.raises(InputError, match=r"model\.nhead=5"):
+        load_published(*files[0], nhead=5)
+
+
+def test_missing_and_broken_files_are_named(files, tmp_path):
+    (lce, pce), _ = files
+    with pytest.raises(InputError, match=r"none\.pth"):
+        load_published(tmp_path / "none.pth", pce, nhead=8)
+    pce.write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"pce\.pth is not a file of weights"):
+        load_published(lce, pce, nhead=8)
+    state = torch.load(lce)
+    del state["classifier.2.bias"]
+    torch.save(state, lce)
+    torch.save(PCENet(16, 8, 3, 8, 64, 0.1).state_dict(), pce)
+    with pytest.raises(InputError, match=r"lce\.pth does not hold the weights of LCENet"):
+        load_published(lce, pce, nhead=8)
