@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from lcde import plots, report
 from lcde.callbacks import ClusteringEvaluation
 from lcde.errors import exit_on_input_error
-from lcde.evaluation import evaluate_parts
+from lcde.evaluation import evaluate_baselines, evaluate_lcde
+from lcde.html_report import write_report
 from lcde.models.weights import load_checkpoint
 
 
@@ -23,8 +24,9 @@ def main(config: DictConfig) -> float:
     report.write_config(OmegaConf.to_yaml(config, resolve=True), run_dir)
     pl.seed_everything(config.seed, verbose=False)
 
-    module = instantiate(config.model)
-    datamodule = instantiate(config.data)
+    dataset = instantiate(config.dataset)
+    module = instantiate(config.model, feature_dim=dataset.feature_dim, k=dataset.k)
+    datamodule = instantiate(config.data)(dataset=dataset)
     clustering = instantiate(config.clustering)
     evaluation = ClusteringEvaluation(clustering)
     trainer = instantiate(
@@ -36,21 +38,20 @@ def main(config: DictConfig) -> float:
 
     best = load_checkpoint(trainer.checkpoint_callback.best_model_path)
     if trainer.is_global_zero:
-        results, clusterings = evaluate_parts(
-            datamodule.evaluation_parts,
-            best.lcenet.to(trainer.strategy.root_device),
-            best.pcenet.to(trainer.strategy.root_device),
-            clustering,
-            instantiate(config.baselines),
-            datamodule.train_part,
-        )
+        networks = [network.to(trainer.strategy.root_device) for network in (best.lcenet, best.pcenet)]
+        parts = datamodule.evaluation_parts
+        evaluated = [evaluate_lcde(part, *networks, clustering, show_progress=True) for part in parts]
+        results = [result for result, _ in evaluated]
+        results += evaluate_baselines(parts, instantiate(config.baselines), datamodule.train_part)
+        clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
         figures = report.make_figures(results, clusterings, clustering.edge_threshold)
         figures["training"] = plots.training_curves(evaluation.history)
         plots.save_figures(figures, run_dir / "figures")
+        write_report(run_dir / "report.html", results, clusterings, figures, None, clustering.edge_threshold)
         report.write_results(results, run_dir)
         report.print_table(results)
         report.print_published(results)
-        print(f"results, figures and checkpoints: {run_dir}")
+        print(f"results, figures, report.html and checkpoints: {run_dir}")
     return float(trainer.checkpoint_callback.best_model_score)
 
 

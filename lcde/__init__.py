@@ -10,3 +10,13 @@ if sys.platform == "darwin":
 
 # Lightning 2.6 calls what torch 2.13 deprecates, at every batch; nothing that a user could change.
 warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+
+__all__ = ["LCDE"]
+
+
+def __getattr__(name: str) -> type:
+    if name == "LCDE":  # on demand: the estimator imports Lightning, which takes seconds
+        from lcde.estimator import LCDE
+
+        return LCDE
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

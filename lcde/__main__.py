@@ -8,7 +8,7 @@ import numpy as np
 from lcde.data.formats import (
     read_features,
     read_labels,
-    read_npy_features,
+    read_matrix,
     require_file,
     write_atomically,
 )
@@ -53,7 +53,7 @@ def convert_to_ms1m(features_file: Path, labels_file: Path, root: Path, part: st
 
     Raises `InputError` where the files do not fit each other, or where a part of that name is there already.
     """
-    features = read_npy_features(require_file(features_file, "features"))
+    features = read_matrix(require_file(features_file, "features"), None)
     labels = read_labels(require_file(labels_file, "labels"))
     if len(features) != len(labels):
         raise InputError(f"{features_file} holds {len(features)} faces, but {labels_file} {len(labels)} labels.")

@@ -20,25 +20,25 @@ class ClusteringEvaluation(Callback):
     def __init__(self, clustering: LCDEClustering) -> None:
         self.clustering = clustering
         self.history: list[dict[str, float]] = []
+        self._scores: dict[str, float] = {}  # of this epoch; the logged ones are rounded to float32
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        scores: dict[str, list[float]] = {"pairwise_f": [], "bcubed_f": []}
+        self._scores = {}
         for part in trainer.datamodule.evaluation_parts:
-            if part.labels_true is None:
-                continue
             result, _ = evaluate_lcde(part, pl_module.lcenet, pl_module.pcenet, self.clustering, show_progress=False)
-            for name, score in (("pairwise_f", result.pairwise), ("bcubed_f", result.bcubed)):
-                scores[name].append(score.f_score)
-                pl_module.log(f"val/{part.name}/{name}", score.f_score)
-        for name, values in scores.items():
-            pl_module.log(f"val/{name}", float(np.mean(values)), prog_bar=True)
+            self._scores[f"val/{part.name}/pairwise_f"] = result.pairwise.f_score
+            self._scores[f"val/{part.name}/bcubed_f"] = result.bcubed.f_score
+        pl_module.log_dict(self._scores)
+        for name in ("pairwise_f", "bcubed_f"):
+            mean = float(np.mean([score for key, score in self._scores.items() if key.endswith(name)]))
+            pl_module.log(f"val/{name}", mean, prog_bar=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self.history.append({"epoch": trainer.current_epoch, **metrics})
+            self.history.append({"epoch": trainer.current_epoch, **metrics, **self._scores})
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}

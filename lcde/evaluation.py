@@ -12,6 +12,7 @@ from torch import nn
 
 from lcde.clustering.classical import ThresholdMethod, choose_threshold
 from lcde.clustering.pipeline import Clustering, LCDEClustering
+from lcde.clustering.unsupervised import Unsupervised
 from lcde.data.part import Part
 from lcde.metrics import Contingency, Score, bcubed, nmi, pairwise
 from lcde.models.scoring import GraphScorer
@@ -21,7 +22,8 @@ from lcde.models.scoring import GraphScorer
 class Result:
     """One method on one part; the scores are None where identities are unknown.
 
-    labels:          (N,) int64 from 0
+    labels:          (N,) int64 from 0, the clusters that were scored
+    noise:           (N,) bool, faces that the settings call noise, None where the method has no such settings
     seconds:         time of each stage and "total"
     peak_memory_mb:  largest memory of the process so far
     """
@@ -29,6 +31,7 @@ class Result:
     part: str
     method: str
     labels: np.ndarray
+    noise: np.ndarray | None
     pairwise: Score | None
     bcubed: Score | None
     nmi: float | None
@@ -44,55 +47,48 @@ def evaluate_lcde(
     part: Part, lcenet: nn.Module, pcenet: nn.Module, clustering: LCDEClustering, show_progress: bool
 ) -> tuple[Result, Clustering]:
     """Cluster ``part`` with the networks, on the device they are on."""
-    clustered = clustering(
-        part.indices,
-        part.similarities,
-        GraphScorer(lcenet, pcenet, part.features, part.indices, show_progress),
-    )
-    return _result(part, "LCDE", clustered.labels, {"knn": part.knn_seconds, **clustered.seconds}), clustered
+    scorer = GraphScorer(lcenet, pcenet, part.features, part.indices, show_progress)
+    clustered = clustering(part.indices, part.similarities, scorer)
+    return _result_of(part, "LCDE", clustered), clustered
 
 
-def evaluate_classical(part: Part, name: str, method: ThresholdMethod, threshold: float) -> Result:
-    """Cluster ``part`` by a method that needs no training."""
-    start = time.perf_counter()
-    labels = method(part.indices, part.similarities, threshold)
-    return _result(part, name, labels, {"knn": part.knn_seconds, "clustering": time.perf_counter() - start})
+def evaluate_unsupervised(part: Part, method: Unsupervised) -> tuple[Result, Clustering]:
+    """Cluster ``part`` without any trained network."""
+    clustered = method(part.features, part.indices, part.similarities)
+    return _result_of(part, "unsupervised", clustered), clustered
 
 
-def evaluate_parts(
-    parts: Sequence[Part],
-    lcenet: nn.Module,
-    pcenet: nn.Module,
-    clustering: LCDEClustering,
-    baselines: Mapping[str, ThresholdMethod],
-    train_part: Part | None,
-) -> tuple[list[Result], list[tuple[Part, Clustering]]]:
-    """LCDE and every baseline on every part.
+def evaluate_baselines(
+    parts: Sequence[Part], baselines: Mapping[str, ThresholdMethod], train_part: Part | None
+) -> list[Result]:
+    """Every baseline on every part.
 
     A baseline whose threshold is None takes the one that is best on ``train_part``, and is left out without one.
     """
-    thresholds = {}
-    for name, method in track(baselines.items(), "thresholds of the untrained methods", transient=True):
-        if method.threshold is not None:
-            thresholds[name] = method.threshold
-        elif train_part is not None:
-            thresholds[name] = choose_threshold(
-                method, train_part.indices, train_part.similarities, train_part.labels_true
-            )
-    results, clusterings = [], []
-    for part in parts:
-        result, clustered = evaluate_lcde(part, lcenet, pcenet, clustering, show_progress=True)
-        results.append(result)
-        clusterings.append((part, clustered))
-        results += [evaluate_classical(part, name, baselines[name], thresholds[name]) for name in thresholds]
-    return results, clusterings
+    results = []
+    for name, method in track(baselines.items(), "untrained methods", transient=True):
+        threshold = method.threshold
+        if threshold is None:
+            if train_part is None:
+                continue
+            threshold = choose_threshold(method, train_part.indices, train_part.similarities, train_part.labels_true)
+        for part in parts:
+            start = time.perf_counter()
+            labels = method(part.indices, part.similarities, threshold)
+            results.append(_result(part, name, labels, None, {"clustering": time.perf_counter() - start}))
+    return results
 
 
-def _result(part: Part, method: str, labels: np.ndarray, seconds: dict[str, float]) -> Result:
+def _result_of(part: Part, method: str, clustered: Clustering) -> Result:
+    return _result(part, method, clustered.labels, clustered.noise, clustered.seconds)
+
+
+def _result(part: Part, method: str, labels: np.ndarray, noise: np.ndarray | None, seconds: dict[str, float]) -> Result:
     scores: tuple[Score | None, Score | None, float | None] = (None, None, None)
     if part.labels_true is not None:
         table = Contingency.of(part.labels_true, labels)
         scores = pairwise(table), bcubed(table), nmi(table)
+    seconds = {"knn": part.knn_seconds, **seconds}
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return Result(part.name, method, labels, *scores, {**seconds, "total": sum(seconds.values())}, peak)
+    return Result(part.name, method, labels, noise, *scores, {**seconds, "total": sum(seconds.values())}, peak)

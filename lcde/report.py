@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lcde import plots
+from lcde.clustering.components import label_noise
 from lcde.clustering.pipeline import Clustering
 from lcde.data.formats import write_atomically
 from lcde.data.part import Part
@@ -24,18 +25,14 @@ def print_table(results: Sequence[Result]) -> None:
     table = Table(title="Face clustering (percent: precision / recall / F)")
     for column in ("part", "method", "pairwise", "BCubed", "NMI", "clusters", "seconds"):
         table.add_column(column, justify="left" if column in ("part", "method") else "right", no_wrap=True)
-    previous = None
-    for result in results:
-        if previous not in (None, result.part):
-            table.add_section()
-        previous = result.part
-        scores = [
-            _percent(result.pairwise),
-            _percent(result.bcubed),
-            "–" if result.nmi is None else f"{100 * result.nmi:.2f}",
-        ]
-        name = f"[bold]{result.method}[/bold]" if result.method == "LCDE" else result.method
-        table.add_row(result.part, name, *scores, f"{result.num_clusters:,}", f"{result.seconds['total']:.1f}")
+    for part in dict.fromkeys(result.part for result in results):
+        for result in (result for result in results if result.part == part):
+            nmi = "–" if result.nmi is None else f"{100 * result.nmi:.2f}"
+            name = f"[bold]{result.method}[/bold]" if result.method == "LCDE" else result.method
+            seconds = f"{result.seconds['total']:.1f}"
+            scores = _percent(result.pairwise), _percent(result.bcubed), nmi
+            table.add_row(part, name, *scores, f"{result.num_clusters:,}", seconds)
+        table.add_section()
     _console().print(table)
 
 
@@ -59,18 +56,19 @@ def print_published(results: Sequence[Result]) -> None:
 
 
 def write_results(results: Sequence[Result], folder: Path) -> None:
-    """Write ``metrics.json`` (LCDE's results by part, the other methods' beside them) and ``labels/<part>.npy``."""
+    """Write ``metrics.json`` and, of each part's first method, ``labels/<part>.npy`` with -1 for noise.
+
+    The first method's results stand under the part's name, those of the others under its "baselines".
+    """
     metrics: dict[str, dict[str, Any]] = {}
     for result in results:
-        if result.method == "LCDE":
-            metrics[result.part] = {**_as_dict(result), "baselines": {}}
-            labels = result.labels
-            write_atomically(
-                folder / "labels" / f"{result.part}.npy", lambda file, labels=labels: np.save(file, labels)
-            )
-    for result in results:
-        if result.method != "LCDE":
+        if result.part in metrics:
             metrics[result.part]["baselines"][result.method] = _as_dict(result)
+            continue
+        metrics[result.part] = {**_as_dict(result), "baselines": {}}
+        labels = result.labels if result.noise is None else label_noise(result.labels, result.noise)
+        path = folder / "labels" / f"{result.part}.npy"
+        write_atomically(path, lambda file, labels=labels: np.save(file, labels))
     text = json.dumps(metrics, indent=2) + "\n"
     write_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
 
@@ -95,6 +93,7 @@ def make_figures(
         figures[f"{part.name}_cluster_sizes"] = plots.cluster_sizes(clustering.labels, part.labels_true)
         if part.labels_true is not None:
             figures[f"{part.name}_edges"] = plots.edge_separation(part, clustering)
+        if part.labels_true is not None and len(clustering.edges_density):
             figures[f"{part.name}_density"] = plots.density_correctness(part, clustering, edge_threshold)
     return figures
 
@@ -125,6 +124,8 @@ def _percent(score: Score | None) -> str:
 
 def _as_dict(result: Result) -> dict[str, Any]:
     values: dict[str, Any] = {"nodes": len(result.labels), "clusters": result.num_clusters}
+    if result.noise is not None and result.noise.any():
+        values["noise"] = int(result.noise.sum())  # of these faces; clusters and scores are from before
     if result.pairwise is not None:
         values |= {"pairwise": result.pairwise.as_dict(), "bcubed": result.bcubed.as_dict(), "nmi": result.nmi}
     return values | {"seconds": result.seconds, "peak_memory_mb": result.peak_memory_mb}

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcde.clustering.components import connected_labels
+from lcde.clustering.components import connected_labels, label_noise
 
 graphs = st.integers(1, 20).flatmap(
     lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=25))
@@ -33,3 +33,10 @@ def test_labels_are_the_components_numbered_by_first_face(graph):
 
 def test_without_edges_every_face_is_a_cluster():
     assert connected_labels(np.empty((0, 2), dtype=np.int64), 3).tolist() == [0, 1, 2]
+
+
+def test_noise_gets_minus_one_and_the_rest_are_numbered_anew():
+    labels = np.array([0, 1, 1, 2, 3])
+    noise = np.array([True, False, False, True, False])
+    assert label_noise(labels, noise).tolist() == [-1, 0, 0, -1, 1]
+    assert label_noise(labels, ~np.zeros(5, dtype=bool)).tolist() == [-1] * 5

@@ -32,7 +32,8 @@ def test_choice_instantiates(choice, tmp_path, monkeypatch):
         instantiate(config[group])
 
 
-@pytest.mark.parametrize("dataset", [name for group, name in CHOICES if group == "dataset"])
+# The custom data set has no width of its own until it is given a file.
+@pytest.mark.parametrize("dataset", [name for group, name in CHOICES if group == "dataset" and name != "custom"])
 def test_model_fits_every_dataset(dataset):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         module = instantiate(compose("train", [f"dataset={dataset}"]).model)

@@ -43,8 +43,9 @@ def test_neighbourhoods_are_built_from_the_part_in_use(datamodule):
             for end, face in enumerate(pair):
                 neighbours = part.indices[face]
                 assert np.array_equal(neighbourhoods.features[row, end], part.features[neighbours])
-                same = part.labels_true[neighbours] == part.labels_true[face]
-                assert np.array_equal(neighbourhoods.same_as_centre[row, end], same)
+                for other, centre in enumerate(pair):
+                    same = part.labels_true[neighbours] == part.labels_true[centre]
+                    assert np.array_equal(neighbourhoods.same_as_end[row, other, end], same)
 
 
 def test_pairs_are_drawn_anew_each_epoch_and_alike_in_each_run(datamodule):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from lcde.data.datasets import IJBB, MS1M, Custom, DeepFashion
 from lcde.errors import InputError
@@ -94,7 +95,8 @@ def test_index_file_of_a_smaller_k_is_left_alone(part, tmp_path):
 
 def custom(**files):
     names = ("features", "labels", "train_features", "train_labels", "val_features", "val_labels")
-    return Custom(8, 16, **{name: str(files[name]) if name in files else None for name in names})
+    paths = {name: str(files[name]) if name in files else None for name in names}
+    return Custom(8, files.get("feature_dim", 16), **paths, val_share=0.25, images=files.get("images"))
 
 
 def test_custom_embeddings_need_no_labels(part, tmp_path):
@@ -102,7 +104,7 @@ def test_custom_embeddings_need_no_labels(part, tmp_path):
     _, [read] = custom(features=tmp_path / "faces.npy").load(train=False)
     assert read.labels_true is None
     assert np.array_equal(read.indices, part.indices)
-    assert (tmp_path / "faces_knns" / "faiss_k_8.npz").is_file()
+    assert (tmp_path / "faces_knns" / "custom" / "faiss_k_8.npz").is_file()
 
 
 def test_custom_embeddings_train(part, tmp_path):
@@ -128,3 +130,43 @@ def test_unusable_embeddings_are_named(array, words, tmp_path):
     np.save(tmp_path / "faces.npy", array)
     with pytest.raises(InputError, match=rf"faces\.npy.*{words}"):
         custom(features=tmp_path / "faces.npy").load(train=False)
+
+
+def test_custom_files_of_every_kind_give_the_same_part(part, tmp_path):
+    np.save(tmp_path / "a.npy", part.features)
+    np.savez(tmp_path / "b.npz", features=part.features, names=np.arange(60))
+    torch.save(torch.from_numpy(part.features), tmp_path / "c.pt")
+    part.features.tofile(tmp_path / "d.bin")
+    for name, feature_dim in (("a.npy", None), ("b.npz", None), ("c.pt", None), ("d.bin", 16)):
+        dataset = custom(features=tmp_path / name, feature_dim=feature_dim)
+        assert dataset.feature_dim == 16
+        assert np.array_equal(dataset.load(train=False)[1][0].indices, part.indices)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("d.bin", "feature_dim"), ("e.csv", "ending '.csv'"), ("f.pt", "f.pt"), ("g.npz", "g.npz")]
+)
+def test_files_that_cannot_be_read_are_named(name, words, tmp_path):
+    (tmp_path / name).write_bytes(b"1,2,3,4")
+    with pytest.raises(InputError, match=words):
+        custom(features=tmp_path / name, feature_dim=None).load(train=False)
+
+
+def test_without_validation_files_identities_are_split_not_faces(part, tmp_path):
+    np.save(tmp_path / "faces.npy", part.features)
+    np.save(tmp_path / "people.npy", part.labels_true)
+    files = {"train_features": tmp_path / "faces.npy", "train_labels": tmp_path / "people.npy"}
+    train, [val] = custom(**files).load(train=True)
+    assert len(train) + len(val) == 60
+    assert len(np.unique(train.labels_true)) + len(np.unique(val.labels_true)) == len(np.unique(part.labels_true))
+    assert 0 < len(np.unique(val.labels_true)) <= 0.4 * len(np.unique(part.labels_true))
+
+
+def test_image_list_has_one_line_a_face(part, tmp_path):
+    np.save(tmp_path / "faces.npy", part.features)
+    (tmp_path / "list.txt").write_text("\n".join(f"{face}.jpg" for face in range(60)))
+    _, [read] = custom(features=tmp_path / "faces.npy", images=tmp_path / "list.txt").load(train=False)
+    assert read.images[3] == tmp_path / "3.jpg"
+    (tmp_path / "list.txt").write_text("a.jpg")
+    with pytest.raises(InputError, match=r"list\.txt lists 1 images, but there are 60 faces"):
+        custom(features=tmp_path / "faces.npy", images=tmp_path / "list.txt").load(train=False)

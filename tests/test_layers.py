@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "lcde"
 FORBIDDEN = {
     "metrics.py": ("lcde", "torch", "pytorch_lightning"),
     "clustering": ("lcde.data", "lcde.models", "lcde.callbacks", "lcde.evaluation", "pytorch_lightning", "hydra"),
-    "data/formats.py": ("lcde.models", "torch", "pytorch_lightning"),
+    "data/formats.py": ("lcde.models", "pytorch_lightning"),
     "data/knn.py": ("lcde.models", "torch", "pytorch_lightning"),
     "data/pairs.py": ("lcde.models", "torch", "pytorch_lightning"),
     "data/synthetic.py": ("lcde.models", "torch", "pytorch_lightning"),

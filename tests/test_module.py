@@ -6,16 +6,25 @@ from torch.nn import functional as F
 from lcde.data.datamodule import Neighbourhoods
 from lcde.errors import InputError
 from lcde.models.module import LCDEModule
+from lcde.models.tokens import tokens
 from lcde.models.weights import NetworkPair, load_checkpoint, require_matching
 
-SIZES = {"feature_dim": 16, "k": 8, "num_layers": 2, "nhead": 8, "dim_feedforward": None, "dropout": 0.1}
+SIZES = {
+    "feature_dim": 16,
+    "k": 8,
+    "num_layers": 2,
+    "nhead": 8,
+    "dim_feedforward": None,
+    "dropout": 0.1,
+    "negative_weight": 2.0,
+}
 
 
 def batch_of(part, pairs) -> Neighbourhoods:
     neighbours = torch.from_numpy(part.indices[pairs]).long()
     features, labels = torch.from_numpy(part.features), torch.from_numpy(part.labels_true)
-    same_as_centre = (labels[neighbours] == labels[torch.from_numpy(pairs)][..., None]).long()
-    return Neighbourhoods(features[neighbours], same_as_centre, (labels[pairs[:, 0]] == labels[pairs[:, 1]]).long())
+    same_as_end = (labels[neighbours][:, None] == labels[torch.from_numpy(pairs)][..., None, None]).long()
+    return Neighbourhoods(features[neighbours], same_as_end, (labels[pairs[:, 0]] == labels[pairs[:, 1]]).long())
 
 
 @pytest.fixture
@@ -28,7 +37,7 @@ def test_losses_are_the_cross_entropies_of_both_networks(batch):
     module = LCDEModule(**SIZES).eval()
     losses = module._losses(batch)
     per_neighbour = [
-        F.cross_entropy(module.lcenet(batch.features[row, end][None])[0], batch.same_as_centre[row, end])
+        F.cross_entropy(module.lcenet(batch.features[row, end][None])[0], batch.same_as_end[row, end, end])
         for row in range(60)
         for end in range(2)
     ]
@@ -36,8 +45,18 @@ def test_losses_are_the_cross_entropies_of_both_networks(batch):
         F.cross_entropy(module.pcenet(batch.features[row].flatten(0, 1)[None])[0], batch.same_identity[row])
         for row in range(60)
     ]
+    weight = torch.where(batch.same_identity == 1, 1.0, 2.0)
     assert losses["connectivity_loss"].item() == pytest.approx(torch.stack(per_neighbour).mean().item(), abs=1e-5)
-    assert losses["edge_loss"].item() == pytest.approx(torch.stack(per_pair).mean().item(), abs=1e-5)
+    encoded = module.pcenet.encoder(tokens(batch.features.flatten(1, 2)))
+    per_token = []
+    for end in range(2):
+        hidden = module.token_head.end(encoded[:, end * 8])[:, None] + module.token_head.token(encoded)
+        targets = batch.same_as_end[:, end].flatten(1)
+        per_token.append(F.cross_entropy(module.token_head.output(hidden).flatten(0, 1), targets.flatten()))
+    assert losses["token_loss"].item() == pytest.approx(torch.stack(per_token).mean().item(), abs=1e-5)
+    assert losses["edge_loss"].item() == pytest.approx(
+        ((weight * torch.stack(per_pair)).sum() / weight.sum()).item(), abs=1e-5
+    )
 
 
 def test_both_networks_learn_a_batch(batch):

@@ -56,13 +56,16 @@ def test_similar_edges_join_from_similarity_threshold(threshold, edges):
     assert [label == result.labels[0] for label in result.labels] == [face == 0 or face in ends for face in range(5)]
 
 
-def test_density_threshold_bars_faces_from_edges():
-    threshold = cluster().density[2]  # faces 1 and 2 reach it
-    result = cluster(similarity_threshold=0.1, density_threshold=threshold)
-    assert result.edges_density.tolist() == [[2, 1]]
-    assert result.edge_probability.tolist() == [0.75]
-    assert result.edges_similar.shape == (0, 2)
-    assert result.labels.tolist() == [0, 1, 1, 2, 3]
+def test_noise_is_what_is_not_dense_or_in_a_small_cluster_and_changes_no_cluster():
+    plain = cluster()
+    assert plain.labels.tolist() == [0, 0, 0, 1, 1]
+    assert not plain.noise.any()
+    sparse = cluster(density_threshold=plain.density[2])  # faces 1 and 2 reach it
+    assert sparse.noise.tolist() == [True, False, False, True, True]
+    small = cluster(min_cluster_size=3)
+    assert small.noise.tolist() == [False, False, False, True, True]
+    for result in (sparse, small):
+        assert np.array_equal(result.labels, plain.labels)
 
 
 def test_inputs_are_left_unchanged():

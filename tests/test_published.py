@@ -9,7 +9,7 @@ from lcde.published import BENCHMARKS, FACES, published_scores, ranks
 
 def result(part: str, num_faces: int, method: str, precision: float, recall: float) -> Result:
     score = Score(precision, recall)
-    return Result(part, method, np.zeros(num_faces, dtype=np.int64), score, score, 1.0, {"total": 1.0}, 1.0)
+    return Result(part, method, np.zeros(num_faces, dtype=np.int64), None, score, score, 1.0, {"total": 1.0}, 1.0)
 
 
 def test_every_part_of_a_benchmark_is_known():

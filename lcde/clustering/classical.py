@@ -36,8 +36,10 @@ class ThresholdComponents:
 class Infomap:
     """Communities of the thresholded kNN graph weighted by similarity (map equation, Rosvall et al. 2009)."""
 
-    def __init__(self, threshold: float | None, seed: int) -> None:
+    def __init__(self, threshold: float | None, num_trials: int, seed: int) -> None:
+        """The best of ``num_trials`` runs counts: one alone now and then merges two large identities."""
         self.threshold = threshold
+        self.num_trials = num_trials
         self.seed = seed
 
     def __call__(self, indices: np.ndarray, similarities: np.ndarray, threshold: float) -> np.ndarray:
@@ -45,7 +47,8 @@ class Infomap:
         if not len(edges):
             return np.arange(len(indices))
         graph = coo_matrix((weights, (edges[:, 0], edges[:, 1])), shape=(len(indices), len(indices)))
-        result = infomap.run(graph, two_level=True, seed=self.seed + 1)  # Infomap counts seeds from 1
+        seed = self.seed + 1  # Infomap counts seeds from 1
+        result = infomap.run(graph, two_level=True, num_trials=self.num_trials, seed=seed)
         # Not result.modules(): its iterators are SWIG objects, which FAISS's SWIG types take over and crash.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "modules.clu"

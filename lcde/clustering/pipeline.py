@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lcde.clustering.components import connected_labels
+from lcde.clustering.components import connected_labels, noise_faces
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import official_similarity_threshold, select_edges
 
@@ -27,7 +27,8 @@ class Networks(Protocol):
 class Clustering:
     """Labels and every intermediate result.
 
-    labels:           (N,) int64, consecutive from 0
+    labels:           (N,) int64, consecutive from 0, every face in a cluster
+    noise:            (N,) bool, faces that the settings call noise; `label_noise` gives them -1
     connectivity:     (N, K) float32, symmetrised
     density:          (N,) float64
     edges_density:    (M, 2) int64; edge_probability: (M,) float32
@@ -36,6 +37,7 @@ class Clustering:
     """
 
     labels: np.ndarray
+    noise: np.ndarray
     connectivity: np.ndarray
     density: np.ndarray
     edges_density: np.ndarray
@@ -52,40 +54,41 @@ class LCDEClustering:
     similarity_threshold: τ of the similar edges; None takes the official rule, the mean similarity to the 3 nearest
         neighbours.
     edge_threshold: a density edge joins where PCENet's probability is above it.
-    density_threshold: where given, only faces at least this dense take part in edges.
+    min_cluster_size, density_threshold: faces of smaller clusters and of lower density are noise; the clusters
+        themselves do not change.
     """
 
     similarity_threshold: float | None = None
     edge_threshold: float = 0.5
     density_threshold: float | None = None
+    min_cluster_size: int = 1
 
     def __call__(self, indices: np.ndarray, similarities: np.ndarray, networks: Networks) -> Clustering:
         """Cluster a kNN graph: ``indices`` (N, K) int32, ``similarities`` (N, K) float32."""
         seconds: dict[str, float] = {}
-        with _timed(seconds, "connectivity"):
+        with timed(seconds, "connectivity"):
             directed = networks.connectivity()
-        with _timed(seconds, "edges"):
+        with timed(seconds, "edges"):
             connectivity = symmetrise(directed, indices)
             densities = density(connectivity, similarities)
             threshold = self.similarity_threshold
             if threshold is None:
                 threshold = official_similarity_threshold(similarities)
             edges_density, edges_similar = select_edges(indices, similarities, connectivity, densities, threshold)
-            if self.density_threshold is not None:
-                edges_density = edges_density[(densities[edges_density] >= self.density_threshold).all(axis=1)]
-                edges_similar = edges_similar[(densities[edges_similar] >= self.density_threshold).all(axis=1)]
-        with _timed(seconds, "pairs"):
+        with timed(seconds, "pairs"):
             edge_probability = networks.edge_probability(edges_density)
-        with _timed(seconds, "components"):
+        with timed(seconds, "components"):
             joined = edges_density[edge_probability > self.edge_threshold]
             labels = connected_labels(np.concatenate([joined, edges_similar]), len(indices))
+        noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         return Clustering(
-            labels, connectivity, densities, edges_density, edge_probability, edges_similar, threshold, seconds
+            labels, noise, connectivity, densities, edges_density, edge_probability, edges_similar, threshold, seconds
         )
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note in ``seconds`` how long the block took."""
     start = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start

@@ -31,12 +31,12 @@ class Neighbourhoods(NamedTuple):
     """A batch as the networks take it, on the device.
 
     features:         (B, 2, K, D) float32, the neighbourhoods of both ends
-    same_as_centre:   (B, 2, K) int64, 1 where a neighbour has the identity of its end
+    same_as_end:      (B, 2, 2, K) int64, [:, e, f] is 1 where a neighbour of end f has the identity of end e
     same_identity:    (B,) int64
     """
 
     features: Tensor
-    same_as_centre: Tensor
+    same_as_end: Tensor
     same_identity: Tensor
 
 
@@ -90,10 +90,9 @@ class EdgePairDataModule(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         loaders = []
         for part in self.evaluation_parts:
-            if part.labels_true is not None:
-                sampler = UniformPairs(min(1.0, VALIDATION_PAIRS / len(part)))
-                pairs = sampler(part.indices, part.similarities, part.similarities, np.random.default_rng(self.seed))
-                loaders.append(self._loader(part, pairs, shuffle=False))
+            sampler = UniformPairs(min(1.0, VALIDATION_PAIRS / len(part)))
+            pairs = sampler(part.indices, part.similarities, part.similarities, np.random.default_rng(self.seed))
+            loaders.append(self._loader(part, pairs, shuffle=False))
         return loaders
 
     def on_after_batch_transfer(self, batch: EdgePairs, dataloader_idx: int) -> Neighbourhoods:
@@ -101,12 +100,13 @@ class EdgePairDataModule(LightningDataModule):
         part = self.train_part if training else self.evaluation_parts[dataloader_idx]
         features, indices, labels = self._tensors(part, batch.pairs.device)
         neighbours = indices[batch.pairs].long()  # (B, 2, K)
-        same_as_centre = labels[neighbours] == labels[batch.pairs][..., None]
-        return Neighbourhoods(features[neighbours], same_as_centre.long(), batch.same_identity)
+        same_as_end = labels[neighbours][:, None] == labels[batch.pairs][..., None, None]  # (B, 2, 2, K)
+        return Neighbourhoods(features[neighbours], same_as_end.long(), batch.same_identity)
 
     def _loader(self, part: Part, pairs: np.ndarray, shuffle: bool) -> DataLoader:
         dataset = PairDataset(pairs, part.labels_true)
-        return DataLoader(dataset, self.batch_size, shuffle=shuffle, drop_last=shuffle, collate_fn=_as_is)
+        drop_last = shuffle and len(dataset) >= self.batch_size
+        return DataLoader(dataset, self.batch_size, shuffle=shuffle, drop_last=drop_last, collate_fn=_as_is)
 
     def _tensors(self, part: Part, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         if id(part) not in self._on_device:

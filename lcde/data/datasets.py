@@ -2,16 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from lcde.data.formats import (
+    feature_width,
     read_features,
+    read_image_list,
     read_labels,
-    read_npy_features,
+    read_matrix,
     require_feature_size,
     require_file,
     require_npy_shape,
@@ -31,7 +33,7 @@ class Dataset(Protocol):
         """Whether the training part is there."""
 
     def load(self, train: bool) -> tuple[Part | None, list[Part]]:
-        """The training part, None unless ``train``, and the evaluation parts.
+        """The training part, None unless ``train``, and the evaluation parts, labelled if ``train``.
 
         Raises `InputError` for anything missing or misfitting before the first kNN graph is built.
         """
@@ -142,50 +144,82 @@ class IJBB(FileDataset):
         require_npy_shape(self._features(name), num_faces, self.feature_dim)
 
     def _read_features(self, name: str, num_faces: int) -> np.ndarray:
-        return read_npy_features(self._features(name))
+        return read_matrix(self._features(name), self.feature_dim)
 
 
 @dataclass
 class Custom:
-    """Embeddings of one's own: ``features`` (.npy), optionally with ``labels`` (.npy, or one integer a line).
+    """Embeddings of one's own: ``features`` (.npy, .npz, .pt, .bin), optionally with ``labels`` (.npy, or one a line).
 
-    To train, name ``train_features`` and ``train_labels``, and ``val_features`` and ``val_labels``, which then take the
-    place of ``features`` and ``labels``. Graphs are kept beside the features, in ``<features>_knns/``.
+    To train, name ``train_features`` and ``train_labels``; to validate on, ``val_features`` and ``val_labels``, or
+    ``features`` and ``labels``; without either, ``val_share`` of the training identities are held out.
+    ``feature_dim`` may be None but for .bin files, which do not tell it. Graphs are kept in ``<features>_knns/``.
+    ``images`` lists the image file of each of ``features``, one a line, for the report.
     """
 
     k: int
-    feature_dim: int
+    feature_dim: int | None
     features: str | None
     labels: str | None
     train_features: str | None
     train_labels: str | None
     val_features: str | None
     val_labels: str | None
+    val_share: float
+    images: str | None
+
+    def __post_init__(self) -> None:
+        first = self.features or self.train_features
+        if self.feature_dim is None and first is not None:
+            self.feature_dim = feature_width(require_file(Path(first), "features"))
 
     def has_train(self) -> bool:
         return self.train_features is not None
 
     def load(self, train: bool) -> tuple[Part | None, list[Part]]:
-        sources = [("train", self.train_features, self.train_labels)] if train else []
-        sources += [("val", self.val_features, self.val_labels)] if train else [("custom", self.features, self.labels)]
-        read = [(name, *self._read(name, features, labels, train)) for name, features, labels in sources]
-        parts = []
-        for name, path, features, labels in read:
-            files = GraphFiles(path.with_name(f"{path.stem}_knns"), "faiss_k_{k}.npz", "data")
-            indices, similarities, seconds = knn_graph(features, self.k, files, str(path))
-            parts.append(Part(name, features, indices, similarities, labels, seconds))
-        return (parts[0], parts[1:]) if train else (None, parts)
+        if not train or self.features is not None:
+            evaluation = [self._read("", self.features, self.labels, need_labels=train)]
+        elif self.val_features is not None:
+            evaluation = [self._read("val_", self.val_features, self.val_labels, need_labels=True)]
+        else:
+            evaluation = []
+        if not train:
+            part = self._part("custom", *evaluation[0])
+            if self.images is not None:
+                part = replace(part, images=read_image_list(self.images, len(part)))
+            return None, [part]
+        path, features, labels = self._read("train_", self.train_features, self.train_labels, need_labels=True)
+        if evaluation:
+            return self._part("train", path, features, labels), [self._part("val", *evaluation[0])]
+        held_out = held_out_faces(labels, self.val_share)
+        train_part, val_part = (
+            self._part(name, path, features[rows], np.unique(labels[rows], return_inverse=True)[1])
+            for name, rows in (("train", ~held_out), ("val", held_out))
+        )
+        return train_part, [val_part]
+
+    def _part(self, name: str, path: Path, features: np.ndarray, labels: np.ndarray | None) -> Part:
+        require_k(self.k, len(features), f"{path} ({name})")
+        files = GraphFiles(path.with_name(f"{path.stem}_knns") / name, "faiss_k_{k}.npz", "data")
+        indices, similarities, seconds = knn_graph(features, self.k, files, str(path))
+        return Part(name, features, indices, similarities, labels, seconds)
 
     def _read(
-        self, name: str, features_file: str | None, labels_file: str | None, labels_needed: bool
+        self, prefix: str, features_file: str | None, labels_file: str | None, need_labels: bool
     ) -> tuple[Path, np.ndarray, np.ndarray | None]:
-        prefix = "" if name == "custom" else f"{name}_"
         for kind, value in (("features", features_file), ("labels", labels_file)):
-            if value is None and (kind == "features" or labels_needed):
+            if value is None and (kind == "features" or need_labels):
                 raise InputError(f"dataset.{prefix}{kind} is not given; name the file that holds them.")
         path = require_file(Path(features_file), "features")
         labels = None if labels_file is None else read_labels(require_file(Path(labels_file), "labels"))
-        features = read_npy_features(path)
-        require_npy_shape(path, len(features) if labels is None else len(labels), self.feature_dim)
-        require_k(self.k, len(features), str(path))
+        features = read_matrix(path, self.feature_dim)
+        if labels is not None and len(labels) != len(features):
+            raise InputError(f"{path} holds {len(features)} faces, but {labels_file} {len(labels)} labels.")
         return path, features, labels
+
+
+def held_out_faces(labels: np.ndarray, share: float) -> np.ndarray:
+    """Faces (N,) bool of a random ``share`` of the identities ``labels`` (N,), the same ones every time."""
+    identities = np.unique(labels)
+    chosen = np.random.default_rng(0).permutation(identities)[: max(1, round(share * len(identities)))]
+    return np.isin(labels, chosen)

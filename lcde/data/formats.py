@@ -4,6 +4,7 @@ Shape letters used everywhere: N faces, D feature dimension, K neighbours counti
 """
 
 import os
+import pickle
 import tempfile
 import zipfile
 import zlib
@@ -55,14 +56,59 @@ def require_npy_shape(path: Path, num_faces: int, feature_dim: int) -> None:
         )
 
 
-def read_npy_features(path: Path) -> np.ndarray:
-    """Read an ``.npy`` matrix of numbers as (N, D) float32 features with unit L2 norm; raises `InputError` likewise."""
-    features = _load_npy(path)
-    if features.ndim != 2 or not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
+def read_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
+    """Read an ``.npy``, ``.npz``, ``.pt`` or ``.bin`` matrix of numbers as (N, D) float32 features with unit L2 norm.
+
+    ``feature_dim`` D is checked where given; a ``.bin`` file needs it. An ``.npz`` archive holds one array, or several
+    of which one is "features". Raises `InputError` on other content and on rows that hold NaN, infinity or only zeros.
+    """
+    values = _load_matrix(path, feature_dim)
+    if values.ndim != 2 or values.dtype.kind not in "iufb" or not len(values):
         raise InputError(
-            f"{path} holds {features.dtype} of shape {features.shape}; features must be numbers of shape (N, D)."
+            f"{path} holds {values.dtype} of shape {values.shape}; features must be numbers of shape (N, D)."
         )
-    return normalise(features.astype(np.float32), str(path))
+    if feature_dim is not None and values.shape[1] != feature_dim:
+        raise InputError(f"{path} has shape {values.shape}, but dataset.feature_dim={feature_dim}.")
+    return normalise(values.astype(np.float32), str(path))
+
+
+def feature_width(path: Path) -> int:
+    """D of a file that tells it; raises `InputError` for ``.bin``, which does not, and where there is no matrix."""
+    if path.suffix == ".bin":
+        raise InputError(f"{path} does not tell the width of its rows; give dataset.feature_dim.")
+    shape = _load_matrix(path, None).shape
+    if len(shape) != 2:
+        raise InputError(f"{path} has shape {shape}; features must have shape (N, D).")
+    return shape[1]
+
+
+def _load_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
+    if path.suffix == ".npy":
+        return _load_npy(path, mmap_mode="r")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as archive:
+                names = archive.files
+                if len(names) != 1 and "features" not in names:
+                    raise InputError(f"{path} holds the arrays {names}; name one of them features.")
+                return archive[names[0] if len(names) == 1 else "features"]
+        if path.suffix == ".pt":
+            import torch  # only for torch's own files; the layouts need numpy alone
+
+            tensor = torch.load(path, map_location="cpu", weights_only=True)
+            return tensor.float().numpy() if isinstance(tensor, torch.Tensor) else np.array(None)
+        if path.suffix == ".bin":
+            values = np.fromfile(path, dtype=np.float32)
+            if feature_dim is None or len(values) % feature_dim:
+                raise InputError(
+                    f"{path} holds {len(values)} numbers, which dataset.feature_dim={feature_dim} does not divide."
+                )
+            return values.reshape(-1, feature_dim)
+    except InputError:
+        raise
+    except (ValueError, OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from None
+    raise InputError(f"{path} has the ending {path.suffix!r}; features are read from .npy, .npz, .pt and .bin files.")
 
 
 def normalise(features: np.ndarray, source: str) -> np.ndarray:
@@ -97,6 +143,15 @@ def read_labels(path: Path) -> np.ndarray:
     if not len(values):
         raise InputError(f"{path} is empty; it must hold one integer label a line.")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def read_image_list(path: str | Path, num_faces: int) -> list[Path]:
+    """Image files of N faces, one a line, relative to the list's own folder; raises `InputError` on another number."""
+    path = require_file(Path(path), "list of images")
+    images = [path.parent / line for line in path.read_text().splitlines()]
+    if len(images) != num_faces:
+        raise InputError(f"{path} lists {len(images)} images, but there are {num_faces} faces; give one a line.")
+    return images
 
 
 def read_knn(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.progress import track
 
 from lcde.data.formats import REBUILD, read_knn, write_knn
 from lcde.errors import InputError
 
-BLOCK = 65_536  # rows searched at a time, so that memory stays bounded
+BLOCK = 16_384  # rows searched at a time, so that the progress display moves
 CHUNK = 4_096  # rows whose neighbours' features are gathered at a time
 
 
@@ -79,10 +80,11 @@ def require_k(k: int, num_faces: int, source: str) -> None:
         )
 
 
-def build_knn(features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Exact ``k`` nearest neighbours by cosine similarity of unit ``features`` (N, D), the face itself first.
 
-    Returns ``indices`` (N, k) int32 and ``similarities`` (N, k) float32, descending.
+    Returns ``indices`` (N - first_row, k) int32 among all N faces and ``similarities`` float32, descending, for the
+    faces from ``first_row`` on.
     """
     import faiss
 
@@ -90,21 +92,26 @@ def build_knn(features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     if getattr(faiss, "get_num_gpus", lambda: 0)():
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(features)
-    indices = np.empty((len(features), k), dtype=np.int32)
-    similarities = np.empty((len(features), k), dtype=np.float32)
-    for start in range(0, len(features), BLOCK):
+    queries = features[first_row:]
+    indices = np.empty((len(queries), k), dtype=np.int32)
+    similarities = np.empty((len(queries), k), dtype=np.float32)
+    starts = range(0, len(queries), BLOCK)
+    for start in track(starts, "kNN graph", transient=True, disable=len(starts) == 1):
         rows = slice(start, start + BLOCK)
-        similarities[rows], indices[rows] = index.search(features[rows], k)
-    return order_neighbours(indices, similarities)
+        similarities[rows], indices[rows] = index.search(queries[rows], k)
+    return order_neighbours(indices, similarities, first_row)
 
 
-def order_neighbours(indices: np.ndarray, similarities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def order_neighbours(
+    indices: np.ndarray, similarities: np.ndarray, first_row: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Sort each row by descending similarity, equal ones in file order, and put the face itself in column 0.
 
-    A face that its own row lacks (many duplicates push it out) takes the last neighbour's place, with similarity 1.
+    The first row is that of face ``first_row``. A face that its own row lacks (many duplicates push it out) takes the
+    last neighbour's place, with similarity 1.
     """
     order = np.argsort(-similarities, axis=1, kind="stable")
-    own = np.arange(len(indices), dtype=indices.dtype)[:, None]
+    own = np.arange(first_row, first_row + len(indices), dtype=indices.dtype)[:, None]
     found = np.take_along_axis(indices, order, axis=1) == own
     missing = ~found.any(axis=1)
     position = np.where(missing, indices.shape[1] - 1, found.argmax(axis=1))[:, None]

@@ -1,6 +1,8 @@
 """One gallery of faces: features, identities and their kNN graph."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +17,7 @@ class Part:
     similarities:  (N, K) float32 cosine similarities, descending
     labels_true:   (N,) int64 identities from 0, or None where they are unknown
     knn_seconds:   time it took to build the graph, 0 where it was read from a file
+    images:        image file of each face, N of them, or None
     """
 
     name: str
@@ -23,6 +26,7 @@ class Part:
     similarities: np.ndarray
     labels_true: np.ndarray | None
     knn_seconds: float = 0.0
+    images: Sequence[Path] | None = None
 
     def __len__(self) -> int:
         return len(self.features)

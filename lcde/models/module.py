@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcde.data.datamodule import Neighbourhoods
@@ -19,6 +19,8 @@ class LCDEModule(LightningModule):
 
     feature_dim, k:      D and K of the data
     dim_feedforward:     width of the feed-forward layers; None takes 4·D, which is the published 1024 at D = 256
+    negative_weight:     weight of pairs of different identities in PCENet's loss: one wrong edge merges two clusters
+        whole, a missing one is mostly made up for by others
     optimizer:           parameters → optimiser
     scheduler:           (optimiser, total_steps=…) → schedule, stepped every batch
     Raises `InputError` where ``nhead`` does not divide D + K and D + 2K.
@@ -32,6 +34,7 @@ class LCDEModule(LightningModule):
         nhead: int,
         dim_feedforward: int | None,
         dropout: float,
+        negative_weight: float,
         optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
     ) -> None:
@@ -42,13 +45,15 @@ class LCDEModule(LightningModule):
         width = dim_feedforward or 4 * feature_dim
         self.lcenet = LCENet(feature_dim, k, num_layers, nhead, width, dropout)
         self.pcenet = PCENet(feature_dim, k, num_layers, nhead, width, dropout)
+        self.token_head = TokenHead(feature_dim + 2 * k, k)
+        self.register_buffer("edge_weight", torch.tensor([negative_weight, 1.0]), persistent=False)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     def training_step(self, batch: Neighbourhoods, batch_idx: int) -> Tensor:
         losses = self._losses(batch)
         logged = {f"train/{name}": loss for name, loss in losses.items()}
         self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch.features))
-        return losses["connectivity_loss"] + losses["edge_loss"]
+        return sum(losses.values())
 
     def validation_step(self, batch: Neighbourhoods, batch_idx: int, dataloader_idx: int = 0) -> None:
         part = self.trainer.datamodule.evaluation_parts[dataloader_idx].name
@@ -61,10 +66,32 @@ class LCDEModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _losses(self, batch: Neighbourhoods) -> dict[str, Tensor]:
-        """Cross-entropy of LCENet over all neighbours of both ends, and of PCENet over the pairs."""
+        """Cross-entropies: LCENet over all neighbours of both ends, PCENet over the pairs and over its tokens."""
         connectivity = self.lcenet(batch.features.flatten(0, 1))  # (2B, K, 2)
-        edge = self.pcenet(batch.features.flatten(1, 2))  # (B, 2)
+        same_as_centre = torch.stack([batch.same_as_end[:, end, end] for end in range(2)], dim=1)  # (B, 2, K)
+        edge, encoded = self.pcenet.edge_and_tokens(batch.features.flatten(1, 2))  # (B, 2), (B, 2K, D + 2K)
+        token = self.token_head(encoded)  # (B, 2, 2K, 2)
         return {
-            "connectivity_loss": F.cross_entropy(connectivity.flatten(0, 1), batch.same_as_centre.flatten()),
-            "edge_loss": F.cross_entropy(edge, batch.same_identity),
+            "connectivity_loss": F.cross_entropy(connectivity.flatten(0, -2), same_as_centre.flatten()),
+            "edge_loss": F.cross_entropy(edge, batch.same_identity, weight=self.edge_weight),
+            "token_loss": F.cross_entropy(token.flatten(0, -2), batch.same_as_end.flatten()),
         }
+
+
+class TokenHead(nn.Module):
+    """Training only: tell from PCENet's encoded tokens which of the 2K faces have the identity of each end.
+
+    A pair gives LCENet 2K labels, PCENet one, and it learns its training pairs by heart; this gives it 4K more.
+    """
+
+    def __init__(self, width: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.end = nn.Linear(width, width)
+        self.output = nn.Sequential(nn.PReLU(), nn.Linear(width, 2))
+        self.token = nn.Linear(width, width, bias=False)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """(B, 2K, E) → logits (B, 2, 2K, 2) of each end and token."""
+        ends = self.end(encoded[:, [0, self.k]])  # (B, 2, E)
+        return self.output(ends[:, :, None] + self.token(encoded)[:, None])

@@ -27,9 +27,17 @@ class PCENet(nn.Module):
 
     def forward(self, neighbours: Tensor) -> Tensor:
         """Features (B, 2K, D), the K neighbours of one end then those of the other → logits (B, 2); class 1 = same."""
-        ends = [0, self.k]
-        context = self.adjust_dim(self.encoder(tokens(neighbours), ends))  # (B, 2, D)
-        return self.classifier(torch.cat([neighbours[:, ends], context], dim=-1).flatten(1))
+        return self._classify(neighbours, self.encoder(tokens(neighbours), [0, self.k]))
+
+    def edge_and_tokens(self, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the encoded tokens (B, 2K, D + 2K) of all faces beside the logits."""
+        encoded = self.encoder(tokens(neighbours))
+        return self._classify(neighbours, encoded[:, [0, self.k]]), encoded
+
+    def _classify(self, neighbours: Tensor, ends: Tensor) -> Tensor:
+        """Logits (B, 2) from the features (B, 2K, D) and the encoded tokens (B, 2, D + 2K) of both ends."""
+        context = self.adjust_dim(ends)  # (B, 2, D)
+        return self.classifier(torch.cat([neighbours[:, [0, self.k]], context], dim=-1).flatten(1))
 
     def edge_probability(self, neighbours: Tensor) -> Tensor:
         """Features (B, 2K, D) → probability (B,) that both ends are of one identity."""

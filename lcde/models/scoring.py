@@ -28,11 +28,13 @@ class GraphScorer:
         self.show_progress = show_progress
 
     @torch.inference_mode()
-    def connectivity(self) -> np.ndarray:
-        """Connectivity (N, K) float32 of each face to its neighbours, not yet symmetrised."""
+    def connectivity(self, first_row: int = 0) -> np.ndarray:
+        """Connectivity (N - first_row, K) float32 of the faces from ``first_row`` on, not yet symmetrised."""
         scores = [
             self.lcenet.connectivity(gather_neighbourhoods(self.features, self.indices, faces)).cpu()
-            for faces in self._batches(torch.arange(len(self.indices)), self.indices.shape[1], "connectivity")
+            for faces in self._batches(
+                torch.arange(first_row, len(self.indices)), self.indices.shape[1], "connectivity"
+            )
         ]
         return torch.cat(scores).numpy()
 

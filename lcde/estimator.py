@@ -1,0 +1,205 @@
+"""LCDE as a scikit-learn estimator."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from lcde.callbacks import PairRefresh
+from lcde.clustering.assign import assign_faces
+from lcde.clustering.components import label_noise
+from lcde.clustering.pipeline import Clustering, LCDEClustering
+from lcde.data.formats import normalise
+from lcde.data.knn import build_knn
+from lcde.data.part import Part
+from lcde.models.scoring import GraphScorer
+from lcde.models.weights import NetworkPair, load_checkpoint, load_published, require_matching
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+class LCDE(ClusterMixin, BaseEstimator):
+    """Cluster face embeddings, without labels at once, or with networks trained on labelled ones.
+
+    `fit_predict(X)` clusters ``X`` (N, D) with the networks of ``checkpoint``, of ``lce_weights`` and ``pce_weights``,
+    or of an earlier ``fit(X, y)``; without any, by Infomap on a graph whose threshold comes from the data.
+    ``fit(X, y)`` trains the networks on faces ``X`` of identities ``y``, then clusters ``X``.
+
+    Parameters
+    ----------
+    k : neighbours, the face itself counted; fewer are used where there are fewer faces and no trained networks.
+    similarity_threshold : τ of the similar edges, None for the official rule, the mean similarity to the 3 nearest.
+    edge_threshold : a density edge joins above this probability.
+    density_threshold, min_cluster_size : faces of lower density and of smaller clusters get label -1.
+    max_epochs : of training, None for as many as train.py takes.
+    checkpoint : a .ckpt of train.py; lce_weights, pce_weights : a published pair of .pth files.
+    device : "auto" for a GPU if there is one, or a torch device.
+    random_state : seed of training and of Infomap.
+
+    Attributes
+    ----------
+    labels_ : (N,) int64, -1 for noise
+    density_ : (N,) float64
+    connectivity_ : (N, K) float32
+    n_clusters_ : clusters, noise not counted
+    n_features_in_ : D
+    networks_ : the trained networks, or None
+    """
+
+    def __init__(
+        self,
+        k: int = 80,
+        similarity_threshold: float | None = None,
+        edge_threshold: float = 0.5,
+        density_threshold: float | None = None,
+        min_cluster_size: int = 1,
+        max_epochs: int | None = None,
+        checkpoint: str | None = None,
+        lce_weights: str | None = None,
+        pce_weights: str | None = None,
+        device: str = "auto",
+        random_state: int = 0,
+    ) -> None:
+        self.k = k
+        self.similarity_threshold = similarity_threshold
+        self.edge_threshold = edge_threshold
+        self.density_threshold = density_threshold
+        self.min_cluster_size = min_cluster_size
+        self.max_epochs = max_epochs
+        self.checkpoint = checkpoint
+        self.lce_weights = lce_weights
+        self.pce_weights = pce_weights
+        self.device = device
+        self.random_state = random_state
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **parameters: Any) -> "LCDE":
+        """An estimator with the networks of a checkpoint and their K."""
+        return cls(k=load_checkpoint(path).k, checkpoint=str(path), **parameters)
+
+    @classmethod
+    def from_published(cls, lce_weights: str | Path, pce_weights: str | Path, **parameters: Any) -> "LCDE":
+        """An estimator with a published pair of networks and their K."""
+        k = load_published(lce_weights, pce_weights, nhead=8).k
+        return cls(k=k, lce_weights=str(lce_weights), pce_weights=str(pce_weights), **parameters)
+
+    def fit(self, X: np.ndarray, y: np.ndarray | None = None) -> "LCDE":
+        """Cluster ``X`` (N, D); with identities ``y`` (N,), train on them first. Raises ValueError on bad input."""
+        features = normalise(validate_data(self, X, dtype=np.float32, copy=True), "X")
+        if y is not None:
+            self.networks_ = self._train(features, np.unique(y, return_inverse=True)[1])
+        elif not hasattr(self, "networks_"):
+            self.networks_ = self._load()
+        part = _part(features, None, self.k)
+        clustered = self._cluster(part)
+        self._known = part, clustered
+        self.labels_ = label_noise(clustered.labels, clustered.noise)
+        self.density_ = clustered.density
+        self.connectivity_ = clustered.connectivity
+        self.n_clusters_ = int(self.labels_.max()) + 1
+        return self
+
+    def assign(self, X: np.ndarray) -> np.ndarray:
+        """Labels (n,) int64 of new faces ``X`` (n, D): of the clusters there are, or new ones from `n_clusters_` on.
+
+        No known face moves. A new face joins where it has edges by the rule of the clustering, noise never.
+        """
+        check_is_fitted(self, "labels_")
+        part, clustered = self._known
+        first_new = len(part)
+        new = normalise(validate_data(self, X, dtype=np.float32, copy=True, reset=False), "X")
+        features = np.concatenate([part.features, new])
+        indices, similarities = build_knn(features, part.k, first_new)
+        weights = similarities
+        if self.networks_ is not None:
+            scorer = self._scorer(features, np.concatenate([part.indices, indices]))
+            weights = similarities * scorer.connectivity(first_new)
+        joins = weights >= clustered.similarity_threshold
+        if self.networks_ is not None:
+            nearest = 1 + weights[:, 1:].argmax(axis=1)
+            rows = np.arange(len(new))
+            pairs = np.stack([rows + first_new, indices[rows, nearest]], axis=1).astype(np.int64)
+            joins[rows, nearest] = scorer.edge_probability(pairs) > self.edge_threshold
+        joins[:, 0] = False
+        joins &= ~np.append(self.labels_ == -1, np.zeros(len(new), dtype=bool))[indices]
+        rows, columns = np.nonzero(joins)
+        edges = np.stack([rows + first_new, indices[rows, columns]], axis=1)
+        return assign_faces(edges, weights[rows, columns], self.labels_, len(new))
+
+    def _load(self) -> NetworkPair | None:
+        """The networks that the parameters name, None where they name none."""
+        if self.checkpoint is not None:
+            return load_checkpoint(self.checkpoint)
+        if self.lce_weights is not None and self.pce_weights is not None:
+            return load_published(self.lce_weights, self.pce_weights, nhead=8)
+        return None
+
+    def _train(self, features: np.ndarray, labels: np.ndarray) -> NetworkPair:
+        """Train on (N, D) features of (N,) identities with the settings of train.py."""
+        part = _part(features, labels, self.k)
+        feature_dim, k = features.shape[1], part.k
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("train", [f"seed={self.random_state}"])
+        pl.seed_everything(self.random_state, verbose=False)
+        module = instantiate(config.model, feature_dim=feature_dim, k=k, nhead=math.gcd(8, feature_dim, k))
+        datamodule = instantiate(config.data)(dataset=_InMemory(k, feature_dim, part))
+        trainer = pl.Trainer(
+            accelerator="auto" if self.device == "auto" else torch.device(self.device).type,
+            max_epochs=self.max_epochs or config.trainer.max_epochs,
+            gradient_clip_val=config.trainer.gradient_clip_val,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            callbacks=[PairRefresh()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, datamodule)
+        return NetworkPair(module.lcenet, module.pcenet, feature_dim, k, "the networks trained on X and y")
+
+    def _cluster(self, part: Part) -> Clustering:
+        noise = {"density_threshold": self.density_threshold, "min_cluster_size": self.min_cluster_size}
+        if self.networks_ is None:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                config = compose("eval", [f"seed={self.random_state}"])
+            unsupervised = instantiate(config.unsupervised, **noise)
+            return unsupervised(part.features, part.indices, part.similarities)
+        clustering = LCDEClustering(self.similarity_threshold, self.edge_threshold, **noise)
+        return clustering(part.indices, part.similarities, self._scorer(part.features, part.indices))
+
+    def _scorer(self, features: np.ndarray, indices: np.ndarray) -> GraphScorer:
+        require_matching(self.networks_, features.shape[1], indices.shape[1])
+        device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        )
+        return GraphScorer(self.networks_.lcenet.to(device), self.networks_.pcenet.to(device), features, indices)
+
+
+@dataclass
+class _InMemory:
+    """A data set whose training part is there already."""
+
+    k: int
+    feature_dim: int
+    part: Part
+
+    def has_train(self) -> bool:
+        return True
+
+    def load(self, train: bool) -> tuple[Part | None, list[Part]]:
+        return self.part if train else None, []
+
+
+def _part(features: np.ndarray, labels: np.ndarray | None, k: int) -> Part:
+    """A part of (N, D) features with the graph of ``k`` neighbours, or of all N where they are fewer."""
+    return Part("X", features, *build_knn(features, min(k, len(features))), labels)

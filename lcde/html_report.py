@@ -1,0 +1,214 @@
+"""One page that shows a whole evaluation, in a single file that opens offline: scores, figures, doubtful decisions."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+from lcde.clustering.components import connected_labels
+from lcde.clustering.edges import select_edges
+from lcde.clustering.pipeline import Clustering
+from lcde.data.formats import write_atomically
+from lcde.data.part import Part
+from lcde.evaluation import Result
+from lcde.metrics import Contingency, pairwise
+from lcde.plots import PALETTE
+
+CURVE_FACES = 200_000  # beyond, clustering 15 times more for one curve takes too long
+EDGES = 10  # doubtful decisions of each kind
+CLUSTERS, FACES = 6, 12  # clusters of each kind that are shown, and faces of each
+SIDE = 96  # pixels of a thumbnail's longer side
+DPI = 110
+CAPTIONS = {
+    "methods": "Pairwise F-scores weigh an identity by its pairs of faces, BCubed F-scores by its faces.",
+    "published": "Beside the methods measured here, those published for the same faces.",
+    "cluster_sizes": "The line starts at the number of clusters and ends at the size of the largest.",
+    "edges": "All edges of the kNN graph, on a logarithmic axis; where the areas overlap, identities can be confused.",
+    "density": "Accepting fewer density edges than are correct splits identities, accepting more merges them.",
+    "threshold": "What other similarity thresholds would give, all else equal; the dashed line is the one in use.",
+}
+
+
+def write_report(
+    path: Path,
+    results: Sequence[Result],
+    clusterings: Sequence[tuple[Part, Clustering]],
+    figures: Mapping[str, Figure],
+    images: Mapping[str, Sequence[Path]] | None,
+    edge_threshold: float = 0.5,
+) -> None:
+    """Write the page to ``path``.
+
+    results:         all methods on all parts, the main method's first for each part
+    clusterings:     the parts, among those of the results, whose decisions and faces are to be shown
+    figures:         by name, "<part>_<kind>" for those of one part
+    images:          by part's name, the image file of each of its N faces; one that cannot be read is left blank
+    edge_threshold:  density edges were kept where their probability is above it
+    """
+    names = list(dict.fromkeys(result.part for result in results))
+    # "part1_test_edges" belongs to "part1_test", even where there is a part "part1".
+    owner = {key: max((name for name in names if key.startswith(f"{name}_")), key=len, default="") for key in figures}
+    parts = {name: _scores(name, results) for name in names}
+    for key in sorted(figures, key=lambda key: not key.endswith("_cluster_sizes")):
+        if owner[key]:
+            parts[owner[key]]["figures"].append(_shown(key.removeprefix(f"{owner[key]}_"), figures[key]))
+    for part, clustering in clusterings:
+        if part.labels_true is not None and len(clustering.edges_density) and len(part) <= CURVE_FACES:
+            curve = threshold_curve(part, clustering, edge_threshold)
+            parts[part.name]["figures"].append(_shown("threshold", curve))
+        parts[part.name] |= _decisions(part, clustering, edge_threshold, (images or {}).get(part.name))
+
+    environment = Environment(
+        autoescape=True, loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"number": "{:,}".format, "percent": lambda share, digits=2: f"{100 * share:.{digits}f}"}
+    general = [_shown(key, figure) for key, figure in figures.items() if not owner[key]]
+    page = environment.get_template("html_report.html.j2").render(
+        parts=parts, figures=general, dpi=DPI, max_faces=FACES
+    )
+    write_atomically(path, lambda file: file.write(page.encode()))
+
+
+def threshold_curve(part: Part, clustering: Clustering, edge_threshold: float = 0.5) -> Figure:
+    """Pairwise scores of ``part``, whose ``labels_true`` must be known, against the similarity threshold τ.
+
+    Only the similar edges change with τ; density edges stay where their probability is above ``edge_threshold``.
+    """
+    kept = clustering.edges_density[clustering.edge_probability > edge_threshold]
+    used = clustering.similarity_threshold
+    thresholds = [threshold for threshold in used + 0.03 * np.arange(-7, 8) if threshold >= 0]
+    graph = part.indices, part.similarities, clustering.connectivity, clustering.density
+    scores = []
+    for threshold in thresholds:
+        edges = np.concatenate([kept, select_edges(*graph, threshold)[1]])
+        scores.append(pairwise(Contingency.of(part.labels_true, connected_labels(edges, len(part)))))
+
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    lines = (("precision", "precision", "-o"), ("recall", "recall", "-s"), ("f_score", "F-score", "-^"))
+    for (measure, label, style), color in zip(lines, PALETTE, strict=False):
+        values = [100 * getattr(score, measure) for score in scores]
+        axes.plot(thresholds, values, style, color=color, markersize=4, label=label)
+    axes.axvline(used, color=PALETTE[-1], linestyle="--", label=f"τ = {used:.2f}")
+    axes.set(xlabel="similarity threshold τ", ylabel="pairwise score (%)", axisbelow=True)
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{part.name}: τ trades recall for precision", weight="bold")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def doubtful_merges(clustering: Clustering, edge_threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Kept density edges, the most doubtful first: positions in ``edges_density`` (E,) int64, and their sides (E, 2).
+
+    Doubt is 1 - probability times the faces of the smaller side. The sides are the faces whose density edges lead
+    through this one, and the rest of the cluster; similar edges may join them too, but edges whose ends are joined by
+    similar edges alone are left out: nothing hangs on them.
+    """
+    joined = connected_labels(clustering.edges_similar, len(clustering.labels))
+    needed = np.not_equal(*joined[clustering.edges_density].T)
+    accepted = clustering.edge_probability > edge_threshold
+    behind = [1] * len(clustering.labels)
+    edges = clustering.edges_density[accepted]
+    for face, denser in edges[np.argsort(clustering.density[edges[:, 0]])].tolist():
+        behind[denser] += behind[face]
+    merges = np.flatnonzero(accepted & needed)
+    faces = clustering.edges_density[merges, 0]
+    first, sizes = np.array(behind)[faces], np.bincount(clustering.labels)[clustering.labels[faces]]
+    sides = np.stack([first, sizes - first], axis=1)
+    order = np.argsort(-(1 - clustering.edge_probability[merges]) * sides.min(axis=1), kind="stable")
+    return merges[order], sides[order]
+
+
+def doubtful_splits(clustering: Clustering, edge_threshold: float = 0.5) -> np.ndarray:
+    """Dropped density edges between two clusters, the most probable first: positions in ``edges_density`` (E,)."""
+    first, second = clustering.labels[clustering.edges_density].T
+    dropped = np.flatnonzero((first != second) & (clustering.edge_probability <= edge_threshold))
+    return dropped[np.argsort(-clustering.edge_probability[dropped], kind="stable")]
+
+
+def _scores(part: str, results: Sequence[Result]) -> dict[str, Any]:
+    """What the template shows of every part; `_decisions` adds to it."""
+    own = [result for result in results if result.part == part]
+    none: dict[str, Any] = {"figures": [], "merges": [], "splits": [], "clusters": {}}
+    return {"results": own, "sizes": np.bincount(own[0].labels), **none}
+
+
+def _decisions(
+    part: Part, clustering: Clustering, edge_threshold: float, images: Sequence[Path] | None
+) -> dict[str, Any]:
+    """What the template shows of one part's edges and clusters."""
+    labels, labels_true, sizes = clustering.labels, part.labels_true, np.bincount(clustering.labels)
+
+    def face(number: int, odd: bool = False) -> dict[str, Any]:
+        return {"number": number, "odd": odd, "image": None if images is None else _thumbnail(images[number])}
+
+    def edge(position: int, kept: bool, clusters: dict[int, list[int]]) -> dict[str, Any]:
+        first, second = clustering.edges_density[position]
+        return {
+            "faces": [face(first), face(second)],
+            "probability": clustering.edge_probability[position],
+            "similarity": part.features[first] @ part.features[second],
+            "clusters": clusters,
+            "right": labels_true is not None and (labels_true[first] == labels_true[second]) == kept,
+        }
+
+    def cluster(number: int) -> dict[str, Any]:
+        faces = np.flatnonzero(labels == number)
+        faces = faces[np.argsort(-clustering.density[faces], kind="stable")]
+        identity = np.zeros_like(faces) if labels_true is None else labels_true[faces]
+        counts = np.bincount(identity)
+        chosen = np.linspace(0, len(faces) - 1, min(len(faces), FACES)).astype(int)
+        shown = [face(faces[i], odd=identity[i] != counts.argmax()) for i in chosen]
+        return {"number": number, "size": len(faces), "identities": np.count_nonzero(counts), "faces": shown}
+
+    merges, sides = doubtful_merges(clustering, edge_threshold)
+    splits = doubtful_splits(clustering, edge_threshold)[:EDGES]
+    merged = labels[clustering.edges_density[merges, 0]]
+    examples = {
+        "Largest clusters": np.argsort(-sizes, kind="stable")[:CLUSTERS],
+        "Most doubtful clusters": merged[np.sort(np.unique(merged, return_index=True)[1])[:CLUSTERS]],
+        "Random clusters": np.random.default_rng(0).permutation(np.flatnonzero(sizes > 1))[:CLUSTERS],
+    }
+    return {
+        "labelled": labels_true is not None,
+        "pictured": images is not None,
+        "merges": [
+            edge(position, True, {labels[clustering.edges_density[position, 0]]: counts})
+            for position, counts in zip(merges[:EDGES], sides[:EDGES].tolist(), strict=True)
+        ],
+        "splits": [
+            edge(position, False, {label: [sizes[label]] for label in labels[clustering.edges_density[position]]})
+            for position in splits
+        ],
+        "clusters": {} if images is None else {title: list(map(cluster, ids)) for title, ids in examples.items()},
+    }
+
+
+def _shown(kind: str, figure: Figure) -> dict[str, Any]:
+    image = _data_uri("png", lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}))
+    return {"caption": CAPTIONS.get(kind, kind.replace("_", " ")), "image": image, "inches": figure.get_figwidth()}
+
+
+def _thumbnail(path: Path) -> str | None:
+    """A small JPEG of the image at ``path``, None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (SIDE, SIDE))  # a large JPEG is decoded small
+            small = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception:  # Pillow raises errors of many kinds on damaged files
+        return None
+    small.thumbnail((SIDE, SIDE))
+    return _data_uri("jpeg", lambda file: small.save(file, format="JPEG", quality=80))
+
+
+def _data_uri(kind: str, save: Callable[[io.BytesIO], object]) -> str:
+    file = io.BytesIO()
+    save(file)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

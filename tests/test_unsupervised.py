@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from lcde.clustering.unsupervised import Unsupervised
+from lcde.data.datasets import MS1M
+from lcde.data.formats import normalise
+from lcde.data.knn import build_knn
+from lcde.evaluation import evaluate_unsupervised
+
+
+@pytest.fixture
+def method():
+    return Unsupervised(strangers_per_face=0.005, num_trials=10, seed=0)
+
+
+def test_threshold_is_where_strangers_stop(method):
+    features = normalise(np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32), "strangers")
+    similarities = features @ features.T
+    np.fill_diagonal(similarities, -1)
+    threshold = method.threshold(features, np.ones((3000, 4), dtype=np.float32))
+    strangers_per_face = (similarities >= threshold).sum() / 3000
+    assert 0.001 < strangers_per_face < 0.1
+
+
+def test_identities_of_one_and_of_many_faces_are_found(method):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(150), [*([1] * 100), *([10] * 49), 300])
+    faces = rng.standard_normal((150, 64))[labels] + 0.5 * rng.standard_normal((len(labels), 64))
+    features = normalise(faces.astype(np.float32), "faces")
+    clustered = method(features, *build_knn(features, 20))
+    assert len(set(zip(clustered.labels, labels, strict=True))) <= 153
+    assert abs(len(np.unique(clustered.labels)) - 150) <= 3
+
+
+def test_alike_and_few_faces_are_handled(method):
+    alike = np.ones((5, 4), dtype=np.float32) / 2
+    assert np.array_equal(method(alike, *build_knn(alike, 3)).labels, np.zeros(5))
+    two = np.eye(2, dtype=np.float32)
+    assert len(np.unique(method(two, *build_knn(two, 2)).labels)) == 2
+
+
+# The setting was chosen on the training parts.
+@pytest.mark.parametrize(("name", "bound"), [("lfw-mixed", 0.90), ("lfw", 0.96)])
+def test_real_faces_cluster_well_without_labels(name, bound, shared, tmp_path, method):
+    for kind in ("features", "labels"):
+        (tmp_path / kind).symlink_to(shared / "data" / name / kind)
+    _, [part] = MS1M(str(tmp_path), 80, 128, None, [1]).load(train=False)  # the K that dataset=custom takes
+    result, _ = evaluate_unsupervised(part, method)
+    assert min(result.pairwise.f_score, result.bcubed.f_score) >= bound
