@@ -14,7 +14,7 @@ class ClusteringEvaluation(Callback):
     """Cluster every evaluation part with the present networks and log its F-scores, and their means over parts.
 
     Logs ``val/<part>/pairwise_f``, ``val/<part>/bcubed_f``, ``val/pairwise_f`` and ``val/bcubed_f`` as fractions.
-    ``history`` keeps all logged metrics of each validation epoch; it goes into the checkpoint.
+    ``history`` keeps all logged metrics of each epoch; it goes into the checkpoint.
     """
 
     def __init__(self, clustering: LCDEClustering) -> None:
@@ -35,10 +35,10 @@ class ClusteringEvaluation(Callback):
             mean = float(np.mean([score for key, score in self._scores.items() if key.endswith(name)]))
             pl_module.log(f"val/{name}", mean, prog_bar=True)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self.history.append({"epoch": trainer.current_epoch, **metrics, **self._scores})
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not at the end of validation, which comes before the epoch's training losses are averaged.
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.history.append({"epoch": trainer.current_epoch, **metrics, **self._scores})
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}

@@ -1,6 +1,5 @@
 """Cluster a part by one method and score it: what the callback, train.py and eval.py all call."""
 
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ class Result:
     labels:          (N,) int64 from 0, the clusters that were scored
     noise:           (N,) bool, faces that the settings call noise, None where the method has no such settings
     seconds:         time of each stage and "total"
-    peak_memory_mb:  largest memory of the process so far
+    peak_memory_mb:  largest memory of the process so far, None on Windows
     """
 
     part: str
@@ -36,7 +35,7 @@ class Result:
     bcubed: Score | None
     nmi: float | None
     seconds: dict[str, float]
-    peak_memory_mb: float
+    peak_memory_mb: float | None
 
     @property
     def num_clusters(self) -> int:
@@ -89,6 +88,14 @@ def _result(part: Part, method: str, labels: np.ndarray, noise: np.ndarray | Non
         table = Contingency.of(part.labels_true, labels)
         scores = pairwise(table), bcubed(table), nmi(table)
     seconds = {"knn": part.knn_seconds, **seconds}
+    seconds["total"] = sum(seconds.values())
+    return Result(part.name, method, labels, noise, *scores, seconds, _peak_memory_mb())
+
+
+def _peak_memory_mb() -> float | None:
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return Result(part.name, method, labels, noise, *scores, {**seconds, "total": sum(seconds.values())}, peak)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

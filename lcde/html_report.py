@@ -27,6 +27,7 @@ SIDE = 96  # pixels of a thumbnail's longer side
 DPI = 110
 CAPTIONS = {
     "methods": "Pairwise F-scores weigh an identity by its pairs of faces, BCubed F-scores by its faces.",
+    "training": "After the last fall of the validation losses, the networks learn the training faces by heart.",
     "published": "Beside the methods measured here, those published for the same faces.",
     "cluster_sizes": "The line starts at the number of clusters and ends at the size of the largest.",
     "edges": "All edges of the kNN graph, on a logarithmic axis; where the areas overlap, identities can be confused.",

@@ -52,6 +52,15 @@ def test_training_leaves_everything_the_design_names(trained):
     assert "infomap" in output
 
 
+def test_every_epoch_is_noted_with_its_own_losses(trained):
+    history = torch.load(trained[0] / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"][
+        "ClusteringEvaluation"
+    ]
+    epochs = history["history"]
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1]
+    assert epochs[0]["train/edge_loss_epoch"] != epochs[1]["train/edge_loss_epoch"]
+
+
 def test_training_prints_no_warning(trained):
     assert "arning" not in trained[1]
     assert "deprecated" not in trained[1]
