@@ -8,10 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lcde import plots, report
+from lcde import report
 from lcde.errors import InputError, exit_on_input_error
 from lcde.evaluation import evaluate_baselines, evaluate_lcde, evaluate_unsupervised
-from lcde.html_report import write_report
 from lcde.models.weights import NetworkPair, load_checkpoint, load_published, require_matching
 
 
@@ -41,13 +40,7 @@ def main(config: DictConfig) -> None:
     results += evaluate_baselines(parts, instantiate(config.baselines), train_part)
     clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
 
-    figures = report.make_figures(results, clusterings, clustering.edge_threshold)
-    plots.save_figures(figures, run_dir / "figures")
-    images = {part.name: part.images for part in parts if part.images is not None}
-    write_report(run_dir / "report.html", results, clusterings, figures, images, clustering.edge_threshold)
-    report.write_results(results, run_dir)
-    report.print_table(results)
-    report.print_published(results)
+    report.publish(results, clusterings, clustering.edge_threshold, run_dir, {})
     if pair is None:
         print("No trained networks were given; networks trained on labelled faces (train.py) find more.")
     print(f"results, figures and report.html: {run_dir}")

@@ -12,7 +12,6 @@ from lcde import plots, report
 from lcde.callbacks import ClusteringEvaluation
 from lcde.errors import exit_on_input_error
 from lcde.evaluation import evaluate_baselines, evaluate_lcde
-from lcde.html_report import write_report
 from lcde.models.weights import load_checkpoint
 
 
@@ -44,13 +43,8 @@ def main(config: DictConfig) -> float:
         results = [result for result, _ in evaluated]
         results += evaluate_baselines(parts, instantiate(config.baselines), datamodule.train_part)
         clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
-        figures = report.make_figures(results, clusterings, clustering.edge_threshold)
-        figures["training"] = plots.training_curves(evaluation.history)
-        plots.save_figures(figures, run_dir / "figures")
-        write_report(run_dir / "report.html", results, clusterings, figures, None, clustering.edge_threshold)
-        report.write_results(results, run_dir)
-        report.print_table(results)
-        report.print_published(results)
+        training = {"training": plots.training_curves(evaluation.history)}
+        report.publish(results, clusterings, clustering.edge_threshold, run_dir, training)
         print(f"results, figures, report.html and checkpoints: {run_dir}")
     return float(trainer.checkpoint_callback.best_model_score)
 

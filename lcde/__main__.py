@@ -5,13 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lcde.data.formats import (
-    read_features,
-    read_labels,
-    read_matrix,
-    require_file,
-    write_atomically,
-)
+from lcde.data.formats import read_features, read_labels, read_matrix, require_file, require_free, write_atomically
 from lcde.errors import InputError, exit_on_input_error
 from lcde.models.weights import export_published, load_checkpoint
 
@@ -58,7 +52,7 @@ def convert_to_ms1m(features_file: Path, labels_file: Path, root: Path, part: st
     if len(features) != len(labels):
         raise InputError(f"{features_file} holds {len(features)} faces, but {labels_file} {len(labels)} labels.")
     targets = root / "features" / f"{part}.bin", root / "labels" / f"{part}.meta"
-    _require_free(*targets)
+    require_free(*targets)
     write_atomically(targets[0], lambda file: file.write(features.tobytes()))
     write_atomically(targets[1], lambda file: np.savetxt(file, labels, fmt="%d"))
 
@@ -68,15 +62,9 @@ def convert_from_ms1m(root: Path, part: str, feature_dim: int, folder: Path) -> 
     labels = read_labels(require_file(root / "labels" / f"{part}.meta", "labels"))
     features = read_features(require_file(root / "features" / f"{part}.bin", "features"), len(labels), feature_dim)
     targets = folder / f"{part}.features.npy", folder / f"{part}.labels.npy"
-    _require_free(*targets)
+    require_free(*targets)
     for path, array in zip(targets, (features, labels), strict=True):
         write_atomically(path, lambda file, array=array: np.save(file, array))
-
-
-def _require_free(*paths: Path) -> None:
-    for path in paths:
-        if path.exists():
-            raise InputError(f"{path} exists already; name another part or folder.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a run leaves behind: the table on the screen, metrics.json, labels and figures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,26 @@ from lcde.clustering.pipeline import Clustering
 from lcde.data.formats import write_atomically
 from lcde.data.part import Part
 from lcde.evaluation import Result
+from lcde.html_report import write_report
 from lcde.metrics import Score
 from lcde.published import PublishedScore, published_scores, ranks
+
+
+def publish(
+    results: Sequence[Result],
+    clusterings: Sequence[tuple[Part, Clustering]],
+    edge_threshold: float,
+    folder: Path,
+    more_figures: Mapping[str, Figure],
+) -> None:
+    """Write figures, ``report.html``, metrics and labels into ``folder`` and print the tables."""
+    figures = make_figures(results, clusterings, edge_threshold) | more_figures
+    plots.save_figures(figures, folder / "figures")
+    images = {part.name: part.images for part, _ in clusterings if part.images is not None}
+    write_report(folder / "report.html", results, clusterings, figures, images, edge_threshold)
+    write_results(results, folder)
+    print_table(results)
+    print_published(results)
 
 
 def print_table(results: Sequence[Result]) -> None:

@@ -27,6 +27,13 @@ def require_file(path: Path, what: str) -> Path:
     return path
 
 
+def require_free(*paths: Path) -> None:
+    """Raise `InputError` if there is a file already where one of ``paths`` is to be written."""
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path} exists already; name another one.")
+
+
 def require_feature_size(path: Path, num_faces: int, feature_dim: int) -> None:
     """Raise `InputError` unless the ``.bin`` file holds ``num_faces`` × ``feature_dim`` float32 values."""
     size, expected = path.stat().st_size, num_faces * feature_dim * 4

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lcde.data.formats import write_atomically
+from lcde.data.formats import require_free, write_atomically
 from lcde.errors import InputError
 from lcde.models.encoder import require_divisible
 from lcde.models.lcenet import LCENet
@@ -85,9 +85,7 @@ def load_published(lce_weights: str | Path, pce_weights: str | Path, nhead: int)
 
 def export_published(pair: NetworkPair, lce_weights: Path, pce_weights: Path) -> None:
     """Write both networks as the published program reads them; raises `InputError` where a file is in the way."""
-    for path in (lce_weights, pce_weights):
-        if path.exists():
-            raise InputError(f"{path} exists already; name another file.")
+    require_free(lce_weights, pce_weights)
     for network, path in ((pair.lcenet, lce_weights), (pair.pcenet, pce_weights)):
         state = network.state_dict()
         write_atomically(path, lambda file, state=state: torch.save(state, file))
