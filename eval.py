@@ -6,9 +6,12 @@ import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from lcde import report
+from lcde.distributed import own_processes
 from lcde.errors import InputError, exit_on_input_error
 from lcde.evaluation import evaluate_baselines, evaluate_lcde, evaluate_unsupervised
 from lcde.models.weights import NetworkPair, load_checkpoint, load_published, require_matching
@@ -19,7 +22,7 @@ from lcde.models.weights import NetworkPair, load_checkpoint, load_published, re
 def main(config: DictConfig) -> None:
     """Cluster every part that ``dataset`` names, with trained networks or without, and score it if it has labels."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    report.write_config(OmegaConf.to_yaml(config, resolve=True), run_dir)
+    rank_zero_only(report.write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
     pl.seed_everything(config.seed, verbose=False)
 
     pair = load_networks(config)
@@ -29,13 +32,18 @@ def main(config: DictConfig) -> None:
     train_part, parts = dataset.load(train=dataset.has_train())
 
     clustering = instantiate(config.clustering)
-    if pair is None:
-        unsupervised = instantiate(config.unsupervised)
-        evaluated = [evaluate_unsupervised(part, unsupervised) for part in parts]
-    else:
-        device = instantiate(config.trainer, logger=False).strategy.root_device
-        networks = pair.lcenet.to(device), pair.pcenet.to(device)
-        evaluated = [evaluate_lcde(part, *networks, clustering, show_progress=True) for part in parts]
+    processes = {key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")}
+    fabric = Fabric(**processes)
+    with own_processes():
+        if pair is None:
+            unsupervised = instantiate(config.unsupervised)
+            evaluated = [evaluate_unsupervised(part, unsupervised) for part in parts]
+        else:
+            fabric.launch()
+            networks = pair.lcenet.to(fabric.device), pair.pcenet.to(fabric.device)
+            evaluated = [evaluate_lcde(part, *networks, clustering, show_progress=True) for part in parts]
+        if not fabric.is_global_zero:
+            return
     results = [result for result, _ in evaluated]
     results += evaluate_baselines(parts, instantiate(config.baselines), train_part)
     clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]

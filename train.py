@@ -7,12 +7,15 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from lcde import plots, report
 from lcde.callbacks import ClusteringEvaluation
+from lcde.distributed import own_processes
 from lcde.errors import exit_on_input_error
 from lcde.evaluation import evaluate_baselines, evaluate_lcde
 from lcde.models.weights import load_checkpoint
+from lcde.resume import last_checkpoint, resumed
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -20,12 +23,17 @@ from lcde.models.weights import load_checkpoint
 def main(config: DictConfig) -> float:
     """Run one training; return the mean pairwise F over the evaluation parts at the best epoch."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    report.write_config(OmegaConf.to_yaml(config, resolve=True), run_dir)
+    if OmegaConf.is_missing(config, "resume"):
+        rank_zero_only(report.write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
+    else:
+        run_dir = Path(config.resume)
+        config = resumed(run_dir)
     pl.seed_everything(config.seed, verbose=False)
 
     dataset = instantiate(config.dataset)
     module = instantiate(config.model, feature_dim=dataset.feature_dim, k=dataset.k)
     datamodule = instantiate(config.data)(dataset=dataset)
+    datamodule.setup("fit")  # before processes start: what is wrong is said once, graphs are built with all cores
     clustering = instantiate(config.clustering)
     evaluation = ClusteringEvaluation(clustering)
     trainer = instantiate(
@@ -33,19 +41,20 @@ def main(config: DictConfig) -> float:
         callbacks=[evaluation, *instantiate(config.callbacks).values()],
         logger=instantiate(config.logger),
     )
-    trainer.fit(module, datamodule)
+    with own_processes():
+        trainer.fit(module, datamodule, ckpt_path=last_checkpoint(run_dir), weights_only=True)
 
-    best = load_checkpoint(trainer.checkpoint_callback.best_model_path)
-    if trainer.is_global_zero:
+        best = load_checkpoint(trainer.checkpoint_callback.best_model_path)
         networks = [network.to(trainer.strategy.root_device) for network in (best.lcenet, best.pcenet)]
         parts = datamodule.evaluation_parts
         evaluated = [evaluate_lcde(part, *networks, clustering, show_progress=True) for part in parts]
-        results = [result for result, _ in evaluated]
-        results += evaluate_baselines(parts, instantiate(config.baselines), datamodule.train_part)
-        clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
-        training = {"training": plots.training_curves(evaluation.history)}
-        report.publish(results, clusterings, clustering.edge_threshold, run_dir, training)
-        print(f"results, figures, report.html and checkpoints: {run_dir}")
+        if trainer.is_global_zero:
+            results = [result for result, _ in evaluated]
+            results += evaluate_baselines(parts, instantiate(config.baselines), datamodule.train_part)
+            clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
+            training = {"training": plots.training_curves(evaluation.history)}
+            report.publish(results, clusterings, clustering.edge_threshold, run_dir, training)
+            print(f"results, figures, report.html and checkpoints: {run_dir}")
     return float(trainer.checkpoint_callback.best_model_score)
 
 

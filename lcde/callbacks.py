@@ -1,11 +1,13 @@
-"""Clustering and F-scores of the evaluation parts at each validation epoch, and fresh connectivity for the pairs."""
+"""What happens around training: clustering and F-scores at each validation epoch, fresh connectivity, seeds."""
 
 from typing import Any
 
 import numpy as np
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lcde.clustering.pipeline import LCDEClustering
+from lcde.distributed import broadcast, rank
 from lcde.evaluation import evaluate_lcde
 from lcde.models.scoring import GraphScorer
 
@@ -25,15 +27,18 @@ class ClusteringEvaluation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        self._scores = {}
+        scores = {}
         for part in trainer.datamodule.evaluation_parts:
-            result, _ = evaluate_lcde(part, pl_module.lcenet, pl_module.pcenet, self.clustering, show_progress=False)
-            self._scores[f"val/{part.name}/pairwise_f"] = result.pairwise.f_score
-            self._scores[f"val/{part.name}/bcubed_f"] = result.bcubed.f_score
-        pl_module.log_dict(self._scores)
+            networks = pl_module.lcenet, pl_module.pcenet
+            evaluated = evaluate_lcde(part, *networks, self.clustering, show_progress=False)
+            if evaluated is not None:
+                scores[f"val/{part.name}/pairwise_f"] = evaluated[0].pairwise.f_score
+                scores[f"val/{part.name}/bcubed_f"] = evaluated[0].bcubed.f_score
+        self._scores = broadcast(scores)
+        pl_module.log_dict(self._scores, sync_dist=True)  # the same on all ranks, as Lightning wants to be told
         for name in ("pairwise_f", "bcubed_f"):
             mean = float(np.mean([score for key, score in self._scores.items() if key.endswith(name)]))
-            pl_module.log(f"val/{name}", mean, prog_bar=True)
+            pl_module.log(f"val/{name}", mean, prog_bar=True, sync_dist=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the end of validation, which comes before the epoch's training losses are averaged.
@@ -50,8 +55,30 @@ class ClusteringEvaluation(Callback):
 class PairRefresh(Callback):
     """After each training epoch, hand the pair sampler the connectivity that LCENet now gives for the training part."""
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path is not None:  # it was written after an epoch, with the weights that are now loaded
+            self._refresh(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._refresh(trainer, pl_module)
+
+    def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
         part = trainer.datamodule.train_part
         scorer = GraphScorer(pl_module.lcenet, pl_module.pcenet, part.features, part.indices)
-        trainer.datamodule.set_train_connectivity(scorer.connectivity())
+        if rank() > 0:
+            scorer.serve()
+        else:
+            trainer.datamodule.set_train_connectivity(scorer.connectivity())
+            scorer.dismiss()
         pl_module.train()
+
+
+class StepSeed(Callback):
+    """Seed dropout by the number of the step and the process, so that a resumed run draws what the first one would."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        draws = np.random.SeedSequence([self.seed, trainer.global_rank, trainer.global_step, batch_idx])
+        torch.manual_seed(int(draws.generate_state(1, np.uint64)[0]))

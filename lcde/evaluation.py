@@ -13,6 +13,7 @@ from lcde.clustering.classical import ThresholdMethod, choose_threshold
 from lcde.clustering.pipeline import Clustering, LCDEClustering
 from lcde.clustering.unsupervised import Unsupervised
 from lcde.data.part import Part
+from lcde.distributed import rank
 from lcde.metrics import Contingency, Score, bcubed, nmi, pairwise
 from lcde.models.scoring import GraphScorer
 
@@ -44,10 +45,18 @@ class Result:
 
 def evaluate_lcde(
     part: Part, lcenet: nn.Module, pcenet: nn.Module, clustering: LCDEClustering, show_progress: bool
-) -> tuple[Result, Clustering]:
-    """Cluster ``part`` with the networks, on the device they are on."""
+) -> tuple[Result, Clustering] | None:
+    """Cluster ``part`` with the networks, on the device they are on.
+
+    All processes of a job call this: the networks run on all of them, clustering on rank 0, the others get None.
+    """
     scorer = GraphScorer(lcenet, pcenet, part.features, part.indices, show_progress)
-    clustered = clustering(part.indices, part.similarities, scorer)
+    if rank() > 0:
+        return scorer.serve()
+    try:
+        clustered = clustering(part.indices, part.similarities, scorer)
+    finally:
+        scorer.dismiss()
     return _result_of(part, "LCDE", clustered), clustered
 
 

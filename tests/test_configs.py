@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -19,10 +20,8 @@ def choice(request) -> tuple[str, str]:
 def test_choice_instantiates(choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     group, name = choice
-    if choice == ("trainer", "gpu"):
-        torch = pytest.importorskip("torch")
-        if not torch.cuda.is_available():
-            pytest.skip("trainer=gpu needs a GPU")
+    if choice in (("trainer", "gpu"), ("trainer", "ddp")) and not torch.cuda.is_available():
+        pytest.skip(f"trainer={name} needs a GPU")
     overrides = [f"{group}={name}", f"hydra.runtime.output_dir={tmp_path}"]
     if choice == ("logger", "wandb"):
         overrides.append("logger.mode=offline")

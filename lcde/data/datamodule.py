@@ -12,6 +12,7 @@ from lcde.clustering.density import symmetrise
 from lcde.data.datasets import Dataset as FaceDataset
 from lcde.data.pairs import PairSampler, UniformPairs
 from lcde.data.part import Part
+from lcde.distributed import broadcast, rank, world_size
 
 VALIDATION_PAIRS = 2048  # per part: enough for a steady loss, small beside the clustering of the part
 
@@ -80,19 +81,25 @@ class EdgePairDataModule(LightningDataModule):
         self.train_connectivity = symmetrise(connectivity, self.train_part.indices)
 
     def train_dataloader(self) -> DataLoader:
-        part, epoch = self.train_part, self.trainer.current_epoch
+        # Rank 0 alone knows the connectivity.
+        pairs = broadcast(self._draw_pairs(self.trainer.current_epoch) if rank() == 0 else None)
+        step = self.batch_size * world_size()
+        return self._loader(self.train_part, pairs[: max(len(pairs) // step, 1) * step])  # no last, smaller step
+
+    def _draw_pairs(self, epoch: int) -> np.ndarray:
+        """The pairs (P, 2) of an epoch, in random order."""
+        part = self.train_part
         # Before LCENet has scored the part, similarity is the best guess at connectivity.
         connectivity = part.similarities.clip(0, 1) if self.train_connectivity is None else self.train_connectivity
         rng = np.random.default_rng([self.seed, epoch])
-        pairs = self.sampler(part.indices, part.similarities, connectivity, rng)
-        return self._loader(part, rng.permutation(pairs), shuffle=True)
+        return rng.permutation(self.sampler(part.indices, part.similarities, connectivity, rng))
 
     def val_dataloader(self) -> list[DataLoader]:
         loaders = []
         for part in self.evaluation_parts:
             sampler = UniformPairs(min(1.0, VALIDATION_PAIRS / len(part)))
             pairs = sampler(part.indices, part.similarities, part.similarities, np.random.default_rng(self.seed))
-            loaders.append(self._loader(part, pairs, shuffle=False))
+            loaders.append(self._loader(part, pairs))
         return loaders
 
     def on_after_batch_transfer(self, batch: EdgePairs, dataloader_idx: int) -> Neighbourhoods:
@@ -103,10 +110,10 @@ class EdgePairDataModule(LightningDataModule):
         same_as_end = labels[neighbours][:, None] == labels[batch.pairs][..., None, None]  # (B, 2, 2, K)
         return Neighbourhoods(features[neighbours], same_as_end.long(), batch.same_identity)
 
-    def _loader(self, part: Part, pairs: np.ndarray, shuffle: bool) -> DataLoader:
-        dataset = PairDataset(pairs, part.labels_true)
-        drop_last = shuffle and len(dataset) >= self.batch_size
-        return DataLoader(dataset, self.batch_size, shuffle=shuffle, drop_last=drop_last, collate_fn=_as_is)
+    def _loader(self, part: Part, pairs: np.ndarray) -> DataLoader:
+        """This rank's share of ``pairs``: the ranks' batches of a step are together the batch of one process."""
+        share = pairs[rank() : len(pairs) // world_size() * world_size() : world_size()]
+        return DataLoader(PairDataset(share, part.labels_true), self.batch_size, collate_fn=_as_is)
 
     def _tensors(self, part: Part, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         if id(part) not in self._on_device:

@@ -52,7 +52,7 @@ class LCDEModule(LightningModule):
     def training_step(self, batch: Neighbourhoods, batch_idx: int) -> Tensor:
         losses = self._losses(batch)
         logged = {f"train/{name}": loss for name, loss in losses.items()}
-        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch.features))
+        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch.features), sync_dist=True)
         return sum(losses.values())
 
     def validation_step(self, batch: Neighbourhoods, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -70,10 +70,12 @@ class LCDEModule(LightningModule):
         connectivity = self.lcenet(batch.features.flatten(0, 1))  # (2B, K, 2)
         same_as_centre = torch.stack([batch.same_as_end[:, end, end] for end in range(2)], dim=1)  # (B, 2, K)
         edge, encoded = self.pcenet.edge_and_tokens(batch.features.flatten(1, 2))  # (B, 2), (B, 2K, D + 2K)
+        # Not cross_entropy(weight=…): its mean over the weights of a batch would differ between the ranks of a job.
+        edge_losses = F.cross_entropy(edge, batch.same_identity, reduction="none")
         token = self.token_head(encoded)  # (B, 2, 2K, 2)
         return {
             "connectivity_loss": F.cross_entropy(connectivity.flatten(0, -2), same_as_centre.flatten()),
-            "edge_loss": F.cross_entropy(edge, batch.same_identity, weight=self.edge_weight),
+            "edge_loss": (self.edge_weight[batch.same_identity] * edge_losses).mean(),
             "token_loss": F.cross_entropy(token.flatten(0, -2), batch.same_as_end.flatten()),
         }
 

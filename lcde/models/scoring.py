@@ -1,12 +1,11 @@
-"""Run both networks over a whole kNN graph: features and graph stay on the device, batches are index ranges."""
-
-from collections.abc import Iterable
+"""Run both networks over a whole kNN graph, on all processes of the job; batches are index ranges."""
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
+from lcde.distributed import broadcast, gather, rank, world_size
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import PCENet
 from lcde.models.tokens import gather_neighbourhoods
@@ -15,7 +14,11 @@ TOKENS_PER_BATCH = {"cpu": 10_240, "cuda": 655_360}  # what the caches of a CPU,
 
 
 class GraphScorer:
-    """The networks bound to one kNN graph, as the two callables that clustering asks for."""
+    """The networks bound to one kNN graph, as the two callables that clustering asks for.
+
+    In a job of several processes each makes one: rank 0 calls it, then `dismiss`; the others `serve`, which scores
+    their shares of what rank 0 asks for.
+    """
 
     def __init__(
         self, lcenet: LCENet, pcenet: PCENet, features: np.ndarray, indices: np.ndarray, show_progress: bool = False
@@ -25,29 +28,46 @@ class GraphScorer:
         self.device = next(lcenet.parameters()).device
         self.features = torch.from_numpy(features).to(self.device)
         self.indices = torch.from_numpy(indices).to(self.device)
-        self.show_progress = show_progress
+        self.show_progress = show_progress and rank() == 0
 
-    @torch.inference_mode()
     def connectivity(self, first_row: int = 0) -> np.ndarray:
         """Connectivity (N - first_row, K) float32 of the faces from ``first_row`` on, not yet symmetrised."""
-        scores = [
-            self.lcenet.connectivity(gather_neighbourhoods(self.features, self.indices, faces)).cpu()
-            for faces in self._batches(
-                torch.arange(first_row, len(self.indices)), self.indices.shape[1], "connectivity"
-            )
-        ]
-        return torch.cat(scores).numpy()
+        return self._on_all_ranks("connectivity", np.arange(first_row, len(self.indices)))
 
-    @torch.inference_mode()
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """Probability (M,) float32 that the ends of each of ``edges`` (M, 2) are of one identity."""
-        scores = [
-            self.pcenet.edge_probability(gather_neighbourhoods(self.features, self.indices, pairs).flatten(1, 2)).cpu()
-            for pairs in self._batches(torch.from_numpy(edges), 2 * self.indices.shape[1], "edge probabilities")
-        ]
-        return torch.cat(scores).numpy() if scores else np.empty(0, dtype=np.float32)
+        return self._on_all_ranks("edge probabilities", edges)
 
-    def _batches(self, items: Tensor, tokens_each: int, title: str) -> Iterable[Tensor]:
+    def serve(self) -> None:
+        """Score this rank's share of everything until rank 0 calls `dismiss`."""
+        while (order := broadcast(None)) is not None:
+            gather(self._score_share(*order))
+
+    def dismiss(self) -> None:
+        """Let the other ranks leave `serve`."""
+        broadcast(None)
+
+    def _on_all_ranks(self, what: str, items: np.ndarray) -> np.ndarray:
+        broadcast((what, items))
+        return np.concatenate(gather(self._score_share(what, items)))
+
+    @torch.inference_mode()
+    def _score_share(self, what: str, items: np.ndarray) -> np.ndarray:
+        """This rank's run of the batches that one process would take: its scores are the same to the last bit."""
+        k = self.indices.shape[1]
+        network, tokens_each, empty = {
+            "connectivity": (self.lcenet.connectivity, k, (0, k)),
+            "edge probabilities": (self._edge_probability, 2 * k, (0,)),
+        }[what]
         size = max(1, TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"]) // tokens_each)
-        batches = items.to(self.device).split(size) if len(items) else ()
-        return track(batches, title, disable=not self.show_progress, transient=True)
+        starts = np.arange(0, len(items), size)
+        mine = np.array_split(starts, world_size())[rank()]
+        scores = [np.empty(empty, dtype=np.float32)]
+        for start in track(mine, what, disable=not self.show_progress, transient=True):
+            batch = torch.from_numpy(items[start : start + size]).to(self.device)
+            scores.append(network(gather_neighbourhoods(self.features, self.indices, batch)).cpu().numpy())
+        return np.concatenate(scores)
+
+    def _edge_probability(self, neighbours: Tensor) -> Tensor:
+        """(B, 2, K, D) neighbourhoods of both ends → (B,)."""
+        return self.pcenet.edge_probability(neighbours.flatten(1, 2))
