@@ -48,7 +48,7 @@ def main(config: DictConfig) -> None:
     results += evaluate_baselines(parts, instantiate(config.baselines), train_part)
     clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
 
-    report.publish(results, clusterings, clustering.edge_threshold, run_dir, {})
+    report.publish(results, clusterings, run_dir, {})
     if pair is None:
         print("No trained networks were given; networks trained on labelled faces (train.py) find more.")
     print(f"results, figures and report.html: {run_dir}")

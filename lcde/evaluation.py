@@ -50,7 +50,7 @@ def evaluate_lcde(
 
     All processes of a job call this: the networks run on all of them, clustering on rank 0, the others get None.
     """
-    scorer = GraphScorer(lcenet, pcenet, part.features, part.indices, show_progress)
+    scorer = GraphScorer(lcenet, pcenet, part.features, part.indices, clustering.precision, show_progress)
     if rank() > 0:
         return scorer.serve()
     try:

@@ -32,7 +32,7 @@ CAPTIONS = {
     "cluster_sizes": "The line starts at the number of clusters and ends at the size of the largest.",
     "edges": "All edges of the kNN graph, on a logarithmic axis; where the areas overlap, identities can be confused.",
     "density": "Accepting fewer density edges than are correct splits identities, accepting more merges them.",
-    "threshold": "What other similarity thresholds would give, all else equal; the dashed line is the one in use.",
+    "threshold": "What other similarity thresholds would give, with the same density edges; the dashed line is in use.",
 }
 
 
@@ -42,15 +42,13 @@ def write_report(
     clusterings: Sequence[tuple[Part, Clustering]],
     figures: Mapping[str, Figure],
     images: Mapping[str, Sequence[Path]] | None,
-    edge_threshold: float = 0.5,
 ) -> None:
     """Write the page to ``path``.
 
-    results:         all methods on all parts, the main method's first for each part
-    clusterings:     the parts, among those of the results, whose decisions and faces are to be shown
-    figures:         by name, "<part>_<kind>" for those of one part
-    images:          by part's name, the image file of each of its N faces; one that cannot be read is left blank
-    edge_threshold:  density edges were kept where their probability is above it
+    results:      all methods on all parts, the main method's first for each part
+    clusterings:  the parts, among those of the results, whose decisions and faces are to be shown
+    figures:      by name, "<part>_<kind>" for those of one part
+    images:       by part's name, the image file of each of its N faces; one that cannot be read is left blank
     """
     names = list(dict.fromkeys(result.part for result in results))
     # "part1_test_edges" belongs to "part1_test", even where there is a part "part1".
@@ -61,9 +59,9 @@ def write_report(
             parts[owner[key]]["figures"].append(_shown(key.removeprefix(f"{owner[key]}_"), figures[key]))
     for part, clustering in clusterings:
         if part.labels_true is not None and len(clustering.edges_density) and len(part) <= CURVE_FACES:
-            curve = threshold_curve(part, clustering, edge_threshold)
+            curve = threshold_curve(part, clustering)
             parts[part.name]["figures"].append(_shown("threshold", curve))
-        parts[part.name] |= _decisions(part, clustering, edge_threshold, (images or {}).get(part.name))
+        parts[part.name] |= _decisions(part, clustering, (images or {}).get(part.name))
 
     environment = Environment(
         autoescape=True, loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, undefined=StrictUndefined
@@ -76,12 +74,12 @@ def write_report(
     write_atomically(path, lambda file: file.write(page.encode()))
 
 
-def threshold_curve(part: Part, clustering: Clustering, edge_threshold: float = 0.5) -> Figure:
+def threshold_curve(part: Part, clustering: Clustering) -> Figure:
     """Pairwise scores of ``part``, whose ``labels_true`` must be known, against the similarity threshold τ.
 
-    Only the similar edges change with τ; density edges stay where their probability is above ``edge_threshold``.
+    Only the similar edges change with τ; density edges stay where `Clustering.kept`.
     """
-    kept = clustering.edges_density[clustering.edge_probability > edge_threshold]
+    kept = clustering.edges_density[clustering.kept]
     used = clustering.similarity_threshold
     thresholds = [threshold for threshold in used + 0.03 * np.arange(-7, 8) if threshold >= 0]
     graph = part.indices, part.similarities, clustering.connectivity, clustering.density
@@ -105,7 +103,7 @@ def threshold_curve(part: Part, clustering: Clustering, edge_threshold: float = 
     return figure
 
 
-def doubtful_merges(clustering: Clustering, edge_threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+def doubtful_merges(clustering: Clustering) -> tuple[np.ndarray, np.ndarray]:
     """Kept density edges, the most doubtful first: positions in ``edges_density`` (E,) int64, and their sides (E, 2).
 
     Doubt is 1 - probability times the faces of the smaller side. The sides are the faces whose density edges lead
@@ -114,12 +112,11 @@ def doubtful_merges(clustering: Clustering, edge_threshold: float = 0.5) -> tupl
     """
     joined = connected_labels(clustering.edges_similar, len(clustering.labels))
     needed = np.not_equal(*joined[clustering.edges_density].T)
-    accepted = clustering.edge_probability > edge_threshold
     behind = [1] * len(clustering.labels)
-    edges = clustering.edges_density[accepted]
+    edges = clustering.edges_density[clustering.kept]
     for face, denser in edges[np.argsort(clustering.density[edges[:, 0]])].tolist():
         behind[denser] += behind[face]
-    merges = np.flatnonzero(accepted & needed)
+    merges = np.flatnonzero(needed & (clustering.edge_probability > clustering.edge_threshold))
     faces = clustering.edges_density[merges, 0]
     first, sizes = np.array(behind)[faces], np.bincount(clustering.labels)[clustering.labels[faces]]
     sides = np.stack([first, sizes - first], axis=1)
@@ -127,10 +124,10 @@ def doubtful_merges(clustering: Clustering, edge_threshold: float = 0.5) -> tupl
     return merges[order], sides[order]
 
 
-def doubtful_splits(clustering: Clustering, edge_threshold: float = 0.5) -> np.ndarray:
+def doubtful_splits(clustering: Clustering) -> np.ndarray:
     """Dropped density edges between two clusters, the most probable first: positions in ``edges_density`` (E,)."""
     first, second = clustering.labels[clustering.edges_density].T
-    dropped = np.flatnonzero((first != second) & (clustering.edge_probability <= edge_threshold))
+    dropped = np.flatnonzero((first != second) & (clustering.edge_probability <= clustering.edge_threshold))
     return dropped[np.argsort(-clustering.edge_probability[dropped], kind="stable")]
 
 
@@ -141,9 +138,7 @@ def _scores(part: str, results: Sequence[Result]) -> dict[str, Any]:
     return {"results": own, "sizes": np.bincount(own[0].labels), **none}
 
 
-def _decisions(
-    part: Part, clustering: Clustering, edge_threshold: float, images: Sequence[Path] | None
-) -> dict[str, Any]:
+def _decisions(part: Part, clustering: Clustering, images: Sequence[Path] | None) -> dict[str, Any]:
     """What the template shows of one part's edges and clusters."""
     labels, labels_true, sizes = clustering.labels, part.labels_true, np.bincount(clustering.labels)
 
@@ -169,8 +164,8 @@ def _decisions(
         shown = [face(faces[i], odd=identity[i] != counts.argmax()) for i in chosen]
         return {"number": number, "size": len(faces), "identities": np.count_nonzero(counts), "faces": shown}
 
-    merges, sides = doubtful_merges(clustering, edge_threshold)
-    splits = doubtful_splits(clustering, edge_threshold)[:EDGES]
+    merges, sides = doubtful_merges(clustering)
+    splits = doubtful_splits(clustering)[:EDGES]
     merged = labels[clustering.edges_density[merges, 0]]
     examples = {
         "Largest clusters": np.argsort(-sizes, kind="stable")[:CLUSTERS],

@@ -115,14 +115,14 @@ def cluster_sizes(labels: np.ndarray, labels_true: np.ndarray | None = None) -> 
     return figure
 
 
-def density_correctness(part: Part, clustering: Clustering, edge_threshold: float) -> Figure:
+def density_correctness(part: Part, clustering: Clustering) -> Figure:
     """Are density edges right where density is high, and does PCENet accept as many as are right?
 
     Faces of ``part``, whose ``labels_true`` must be known, fall into 10 bins of equal size by density. A density edge
-    counts in the bin of its less dense end; it is accepted where its probability is above ``edge_threshold``.
+    counts in the bin of its less dense end; it is accepted where `Clustering.kept`.
     """
     correct = np.equal(*part.labels_true[clustering.edges_density].T)
-    accepted = clustering.edge_probability > edge_threshold
+    accepted = clustering.kept
     bins = np.array_split(np.argsort(clustering.density, kind="stable"), min(10, len(part)))
     bin_of = np.empty(len(part), dtype=np.int64)
     for number, faces in enumerate(bins):

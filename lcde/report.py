@@ -24,15 +24,14 @@ from lcde.published import PublishedScore, published_scores, ranks
 def publish(
     results: Sequence[Result],
     clusterings: Sequence[tuple[Part, Clustering]],
-    edge_threshold: float,
     folder: Path,
     more_figures: Mapping[str, Figure],
 ) -> None:
     """Write figures, ``report.html``, metrics and labels into ``folder`` and print the tables."""
-    figures = make_figures(results, clusterings, edge_threshold) | more_figures
+    figures = make_figures(results, clusterings) | more_figures
     plots.save_figures(figures, folder / "figures")
     images = {part.name: part.images for part, _ in clusterings if part.images is not None}
-    write_report(folder / "report.html", results, clusterings, figures, images, edge_threshold)
+    write_report(folder / "report.html", results, clusterings, figures, images)
     write_results(results, folder)
     print_table(results)
     print_published(results)
@@ -91,9 +90,7 @@ def write_results(results: Sequence[Result], folder: Path) -> None:
     write_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
 
 
-def make_figures(
-    results: Sequence[Result], clusterings: Sequence[tuple[Part, Clustering]], edge_threshold: float
-) -> dict[str, Figure]:
+def make_figures(results: Sequence[Result], clusterings: Sequence[tuple[Part, Clustering]]) -> dict[str, Figure]:
     """Figures by file name: methods side by side, and for each part its edges, cluster sizes and density."""
     figures = {}
     scored = [result for result in results if result.pairwise is not None]
@@ -112,7 +109,7 @@ def make_figures(
         if part.labels_true is not None:
             figures[f"{part.name}_edges"] = plots.edge_separation(part, clustering)
         if part.labels_true is not None and len(clustering.edges_density):
-            figures[f"{part.name}_density"] = plots.density_correctness(part, clustering, edge_threshold)
+            figures[f"{part.name}_density"] = plots.density_correctness(part, clustering)
     return figures
 
 

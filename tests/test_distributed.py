@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from test_command_line import TRAIN, succeed
 
 SMALL = [*TRAIN, "model.dropout=0", "~baselines.infomap"]

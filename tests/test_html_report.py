@@ -107,7 +107,7 @@ def write(tmp_path):
         pairs = [(part, cluster(part, **settings)) for part in parts]
         results = [result_of(part, clustering.labels, method) for part, clustering in pairs]
         results += [result_of(part, np.arange(len(part)), "singletons") for part in parts]
-        figures = make_figures(results, pairs, 0.5) if figures else {}
+        figures = make_figures(results, pairs) if figures else {}
         write_report(tmp_path / "run" / "report.html", results, pairs, figures, images)
         return Page(tmp_path / "run" / "report.html")
 
@@ -254,10 +254,12 @@ def test_threshold_curve_is_left_out_of_large_parts(write, part, monkeypatch):
 
 @pytest.mark.parametrize("edge_threshold", [0.5, 0.8])
 def test_threshold_curve_clusters_anew_at_each_threshold(part, edge_threshold):
-    (axes,) = threshold_curve(part, cluster(part, edge_threshold=edge_threshold), edge_threshold).axes
-    precision, recall, f_score, used = axes.lines
+    used = cluster(part).similarity_threshold
+    all_asked = cluster(part, edge_threshold=edge_threshold, similarity_threshold=2.0)
+    (axes,) = threshold_curve(part, replace(all_asked, similarity_threshold=used)).axes
+    precision, recall, f_score, line = axes.lines
     thresholds = precision.get_xdata()
-    assert used.get_xdata()[0] == thresholds[7] == cluster(part).similarity_threshold
+    assert line.get_xdata()[0] == thresholds[7] == used
     assert len(thresholds) == 15
     for position, threshold in enumerate(thresholds):
         labels = cluster(part, edge_threshold=edge_threshold, similarity_threshold=threshold).labels
@@ -294,19 +296,19 @@ def hand_made():
     probability = np.array([0.75, 0.90625, 0.375, 0.625, 0.25, 0.5625], dtype=np.float32)
     labels = np.array([0, 0, 0, 0, 1, 1, 0])
     density, nothing = np.array([1, 2, 3, 4, 1.5, 2.5, 3.5]), np.zeros((7, 2), dtype=np.float32)
-    return Clustering(labels, labels < 0, nothing, density, edges, probability, np.array([[2, 3], [3, 6]]), 0.5)
+    return Clustering(labels, labels < 0, nothing, density, edges, probability, np.array([[2, 3], [3, 6]]), 0.5, 0.5)
 
 
 def test_doubtful_merges_leave_out_what_similar_edges_join():
     positions, sides = doubtful_merges(hand_made())
     assert positions.tolist() == [3, 0, 1], "doubts 3/8 · 1, 1/4 · 1, 3/32 · 2"
     assert sides.tolist() == [[1, 1], [1, 4], [2, 3]]
-    assert doubtful_merges(hand_made(), edge_threshold=0.8)[0].tolist() == [1]
+    assert doubtful_merges(replace(hand_made(), edge_threshold=0.8))[0].tolist() == [1]
 
 
 def test_doubtful_splits_lead_between_clusters():
     assert doubtful_splits(hand_made()).tolist() == [4]
-    assert doubtful_splits(hand_made(), edge_threshold=0.2).tolist() == []
+    assert doubtful_splits(replace(hand_made(), edge_threshold=0.2)).tolist() == []
 
 
 def test_rows_say_whether_decisions_were_right(tmp_path, part):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -82,7 +84,7 @@ def test_cluster_sizes_counts_clusters_of_at_least_each_size():
 
 
 def test_density_correctness_bins_edges_by_the_density_of_their_face(part, clustering):
-    (axes,) = plots.density_correctness(part, clustering, edge_threshold=0.8).axes
+    (axes,) = plots.density_correctness(part, replace(clustering, edge_threshold=0.8)).axes
     correct, accepted = (line.get_xydata() for line in axes.lines)
     rank = np.argsort(np.argsort(clustering.density, kind="stable"))
     source, target = clustering.edges_density.T
@@ -90,15 +92,15 @@ def test_density_correctness_bins_edges_by_the_density_of_their_face(part, clust
         edges = rank[source] // 6 == number
         assert x == pytest.approx(clustering.density[rank // 6 == number].mean())
         assert y == pytest.approx(100 * (part.labels_true[source] == part.labels_true[target])[edges].mean())
-        assert accepted[number, 1] == pytest.approx(100 * (clustering.edge_probability > 0.8)[edges].mean())
+        assert accepted[number, 1] == pytest.approx(100 * replace(clustering, edge_threshold=0.8).kept[edges].mean())
     assert len(correct) == 10
 
 
 def test_density_correctness_without_edges(part):
     nothing, none = np.zeros((len(part), part.k), dtype=np.float32), np.empty((0, 2), dtype=np.int64)
     density, labels = np.zeros(len(part)), np.arange(len(part))
-    empty = Clustering(labels, labels < 0, nothing, density, none, np.empty(0, dtype=np.float32), none, 0.5)
-    (axes,) = plots.density_correctness(part, empty, edge_threshold=0.5).axes
+    empty = Clustering(labels, labels < 0, nothing, density, none, np.empty(0, dtype=np.float32), none, 0.5, 0.5)
+    (axes,) = plots.density_correctness(part, empty).axes
     assert [len(line.get_xdata()) for line in axes.lines] == [0, 0]
 
 
@@ -129,7 +131,7 @@ def test_training_curves_adds_the_mean_of_several_parts():
 def test_save_figures_writes_every_figure(part, clustering, tmp_path):
     figures = {
         "edge_separation": plots.edge_separation(part, clustering),
-        "density_correctness": plots.density_correctness(part, clustering, edge_threshold=0.5),
+        "density_correctness": plots.density_correctness(part, clustering),
         "training_curves": plots.training_curves([]),
     }
     assert all(isinstance(figure, Figure) for figure in figures.values())

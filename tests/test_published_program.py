@@ -25,18 +25,14 @@ REFERENCES = {
 
 
 def cluster(part, pair):
-    """The clustering of ``part``, and LCENet's connectivity before it is symmetrised."""
+    """The clustering of ``part``, LCENet's connectivity before it is symmetrised, and PCENet's of all density edges."""
     scorer = GraphScorer(pair.lcenet, pair.pcenet, part.features, part.indices)
-    directed = scorer.connectivity()
-    return LCDEClustering()(part.indices, part.similarities, scorer), directed
+    result = LCDEClustering()(part.indices, part.similarities, scorer)
+    return result, scorer.connectivity(), scorer.edge_probability(result.edges_density)
 
 
-def assert_same(part, result, directed, expected):
-    for name, actual in (
-        ("connectivity", directed),
-        ("density", result.density),
-        ("edge_probability", result.edge_probability),
-    ):
+def assert_same(part, result, directed, probability, expected):
+    for name, actual in (("connectivity", directed), ("density", result.density), ("edge_probability", probability)):
         np.testing.assert_allclose(actual, expected[name], rtol=0, atol=1e-5, err_msg=name)
     for name in ("edges_density", "edges_similar"):
         assert np.array_equal(getattr(result, name), expected[name]), name
@@ -57,8 +53,8 @@ def test_reference_is_reproduced(name, shared):
     folder = shared / "reference"
     _, [part] = REFERENCES[name](folder / name).load(train=False)
     pair = load_published(folder / "LCENet.pth", folder / "PCENet.pth", nhead=8)
-    result, directed = cluster(part, pair)
-    assert_same(part, result, directed, np.load(folder / name / "expected.npz"))
+    result, *scores = cluster(part, pair)
+    assert_same(part, result, *scores, np.load(folder / name / "expected.npz"))
 
 
 def run_published_program(shared: Path, folder: Path, part: str, weights: list[Path], sizes: dict[str, int]) -> dict:
@@ -115,7 +111,8 @@ def test_exported_training_runs_in_the_program(shared, tmp_path, make_part):
     root, run = tmp_path / "data", tmp_path / "run"
     for seed, name in enumerate(("part0_train", "part1_test")):
         write_part(root, name, make_part(seed, num_faces=200, feature_dim=16, k=8))
-    data = ["dataset=ms1m", f"dataset.root={root}", "dataset.feature_dim=16", "dataset.k=8", "trainer=cpu"]
+    data = ["dataset=ms1m", f"dataset.root={root}", "dataset.feature_dim=16", "dataset.k=8"]
+    data += ["trainer=cpu", "clustering=exact"]
     succeed("train.py", *data, "trainer.max_epochs=3", "trainer.log_every_n_steps=1", f"hydra.run.dir={run}")
     checkpoint = run / "checkpoints" / "best.ckpt"
     weights = [tmp_path / "LCENet.pth", tmp_path / "PCENet.pth"]

@@ -8,7 +8,6 @@ import time
 
 import pytest
 import torch
-
 from test_command_line import ROOT, TRAIN, run, succeed
 
 SMALL = [*TRAIN, "trainer.max_epochs=3", "~baselines.infomap"]

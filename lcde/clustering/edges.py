@@ -43,3 +43,12 @@ def select_edges(
     similar = np.sort(np.concatenate(edges_similar), axis=1)
     order = np.lexsort((similar[:, 1], similar[:, 0]))
     return np.concatenate(edges_density).astype(np.int64), similar[order].astype(np.int64)
+
+
+def values_of_edges(values: np.ndarray, edges: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """What ``values`` (N, K) hold for each of the kNN edges ``edges`` (M, 2): (M,)."""
+    result = np.empty(len(edges), dtype=values.dtype)
+    for start in range(0, len(edges), ROWS):
+        source, target = edges[start : start + ROWS].T
+        result[start : start + ROWS] = values[source, (indices[source] == target[:, None]).argmax(axis=1)]
+    return result

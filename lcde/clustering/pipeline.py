@@ -8,9 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from lcde.clustering.components import connected_labels, noise_faces
+from lcde.clustering.components import noise_faces
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import official_similarity_threshold, select_edges
+from lcde.clustering.edges import official_similarity_threshold, select_edges, values_of_edges
+from lcde.clustering.joining import join_clusters
 
 
 class Networks(Protocol):
@@ -31,8 +32,9 @@ class Clustering:
     noise:            (N,) bool, faces that the settings call noise; `label_noise` gives them -1
     connectivity:     (N, K) float32, symmetrised
     density:          (N,) float64
-    edges_density:    (M, 2) int64; edge_probability: (M,) float32
+    edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where PCENet was not asked
     edges_similar:    (L, 2) int64
+    similarity_threshold, edge_threshold:  of the similar edges and of the probability, as they were used
     seconds:          time of each stage
     """
 
@@ -44,7 +46,14 @@ class Clustering:
     edge_probability: np.ndarray
     edges_similar: np.ndarray
     similarity_threshold: float
+    edge_threshold: float
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(M,) bool, density edges that PCENet accepts, or was not asked about but whose ends are in one cluster."""
+        connected = np.equal(*self.labels[self.edges_density].T)
+        return (self.edge_probability > self.edge_threshold) | (np.isnan(self.edge_probability) & connected)
 
 
 @dataclass(frozen=True)
@@ -54,12 +63,17 @@ class LCDEClustering:
     similarity_threshold: τ of the similar edges; None takes the official rule, the mean similarity to the 3 nearest
         neighbours.
     edge_threshold: a density edge joins where PCENet's probability is above it.
+    min_connectivity: density edges of less connectivity are dropped without asking PCENet; 0 asks about all that can
+        matter, which gives the labels of the published program.
+    precision: that the networks are to run in, "float32", or "auto" for a lower one where the device gains from it.
     min_cluster_size, density_threshold: faces of smaller clusters and of lower density are noise; the clusters
         themselves do not change.
     """
 
     similarity_threshold: float | None = None
     edge_threshold: float = 0.5
+    min_connectivity: float = 0.0
+    precision: str = "float32"
     density_threshold: float | None = None
     min_cluster_size: int = 1
 
@@ -75,20 +89,32 @@ class LCDEClustering:
             if threshold is None:
                 threshold = official_similarity_threshold(similarities)
             edges_density, edges_similar = select_edges(indices, similarities, connectivity, densities, threshold)
-        with timed(seconds, "pairs"):
-            edge_probability = networks.edge_probability(edges_density)
+        seconds["pairs"] = 0.0
+
+        def ask(edges: np.ndarray) -> np.ndarray:
+            with timed(seconds, "pairs"):
+                return networks.edge_probability(edges)
+
         with timed(seconds, "components"):
-            joined = edges_density[edge_probability > self.edge_threshold]
-            labels = connected_labels(np.concatenate([joined, edges_similar]), len(indices))
+            strength = values_of_edges(connectivity, edges_density, indices)
+            labels, edge_probability = join_clusters(
+                edges_density,
+                edges_similar,
+                strength,
+                len(indices),
+                ask,
+                self.edge_threshold,
+                self.min_connectivity,
+            )
+        seconds["components"] -= seconds["pairs"]
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
-        return Clustering(
-            labels, noise, connectivity, densities, edges_density, edge_probability, edges_similar, threshold, seconds
-        )
+        edges = edges_density, edge_probability, edges_similar
+        return Clustering(labels, noise, connectivity, densities, *edges, threshold, self.edge_threshold, seconds)
 
 
 @contextmanager
 def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Note in ``seconds`` how long the block took."""
+    """Add to ``seconds`` how long the block took."""
     start = time.perf_counter()
     yield
-    seconds[stage] = time.perf_counter() - start
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -46,9 +46,9 @@ class Unsupervised:
         with timed(seconds, "components"):
             labels = Infomap(threshold, self.num_trials, self.seed)(indices, similarities, threshold)
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
-        none = np.empty((0, 2), dtype=np.int64)
+        no_edges, no_probability = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)
         return Clustering(
-            labels, noise, connectivity, densities, none, np.empty(0, dtype=np.float32), edges, threshold, seconds
+            labels, noise, connectivity, densities, no_edges, no_probability, edges, threshold, np.nan, seconds
         )
 
     def threshold(self, features: np.ndarray, similarities: np.ndarray) -> float:

@@ -25,7 +25,8 @@ class LCENet(nn.Module):
         hidden, activation, output = self.classifier
         # The first layer reads [centre ; token]; the centre's half of the product is shared by all K tokens.
         centre, token = hidden.weight.chunk(2, dim=1)
-        return output(activation(x @ token.T + (x[:, :1] @ centre.T + hidden.bias)))
+        answer = activation(x @ token.T + (x[:, :1] @ centre.T + hidden.bias))
+        return output(answer.to(output.weight.dtype))
 
     def connectivity(self, neighbours: Tensor) -> Tensor:
         """Features (B, K, D) → connectivity (B, K), the softmax probability of the same identity."""

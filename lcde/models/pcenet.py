@@ -37,7 +37,9 @@ class PCENet(nn.Module):
     def _classify(self, neighbours: Tensor, ends: Tensor) -> Tensor:
         """Logits (B, 2) from the features (B, 2K, D) and the encoded tokens (B, 2, D + 2K) of both ends."""
         context = self.adjust_dim(ends)  # (B, 2, D)
-        return self.classifier(torch.cat([neighbours[:, [0, self.k]], context], dim=-1).flatten(1))
+        hidden = self.classifier[:-1](torch.cat([neighbours[:, [0, self.k]], context], dim=-1).flatten(1))
+        output = self.classifier[-1]
+        return output(hidden.to(output.weight.dtype))
 
     def edge_probability(self, neighbours: Tensor) -> Tensor:
         """Features (B, 2K, D) → probability (B,) that both ends are of one identity."""

@@ -1,9 +1,11 @@
 """Run both networks over a whole kNN graph, on all processes of the job; batches are index ranges."""
 
+import copy
+
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcde.distributed import broadcast, gather, rank, world_size
 from lcde.models.lcenet import LCENet
@@ -21,12 +23,23 @@ class GraphScorer:
     """
 
     def __init__(
-        self, lcenet: LCENet, pcenet: PCENet, features: np.ndarray, indices: np.ndarray, show_progress: bool = False
+        self,
+        lcenet: LCENet,
+        pcenet: PCENet,
+        features: np.ndarray,
+        indices: np.ndarray,
+        precision: str = "float32",
+        show_progress: bool = False,
     ) -> None:
-        """``features`` (N, D) float32, ``indices`` (N, K) int32; scores on the device of ``lcenet``."""
-        self.lcenet, self.pcenet = lcenet.eval(), pcenet.eval()
+        """Score on the device of ``lcenet``.
+
+        ``features`` (N, D) float32, ``indices`` (N, K) int32; ``precision`` is "float32", or "auto" for bfloat16
+        where the device gains from it.
+        """
         self.device = next(lcenet.parameters()).device
-        self.features = torch.from_numpy(features).to(self.device)
+        dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
+        self.lcenet, self.pcenet = (as_dtype(network.eval(), dtype) for network in (lcenet, pcenet))
+        self.features = torch.from_numpy(features).to(self.device, dtype)
         self.indices = torch.from_numpy(indices).to(self.device)
         self.show_progress = show_progress and rank() == 0
 
@@ -71,3 +84,21 @@ class GraphScorer:
     def _edge_probability(self, neighbours: Tensor) -> Tensor:
         """(B, 2, K, D) neighbourhoods of both ends → (B,)."""
         return self.pcenet.edge_probability(neighbours.flatten(1, 2))
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on devices with instructions for it, otherwise float32."""
+    if device.type == "cuda":
+        gains = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        gains = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if gains else torch.float32
+
+
+def as_dtype(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """``network`` itself, or a copy in another ``dtype``; its last layer stays in float32, which answers need."""
+    if dtype == torch.float32:
+        return network
+    network = copy.deepcopy(network).to(dtype)
+    network.classifier[-1].float()
+    return network
