@@ -23,6 +23,7 @@ class SavedClustering:
     features:        (N, D) float32, unit L2 norm
     indices:         (N, K) int32 neighbours, column 0 the face itself; -1 where there were fewer than K faces
     labels:          (N,) int64 from 0, -1 for noise
+    similarity_threshold, edge_threshold:  those of the clustering
     trained:         whether trained networks made it; without them, no row of ``indices`` is read again
     """
 
@@ -60,8 +61,8 @@ class SavedClustering:
             ValueError,
             zipfile.BadZipFile,
             zlib.error,
-        ) as e:
-            raise InputError(f"{path} is not a clustering that eval.py kept with save_to=…: {e}.") from None
+        ) as error:
+            raise InputError(f"{path} is not a clustering that eval.py kept with save_to=…: {error}.") from None
         for name in _misfits(**values):
             raise InputError(f"{path} is damaged: its {name} do not fit; keep the clustering again with save_to=….")
         scalars = {name: value.item() for name, value in values.items() if value.ndim == 0}
