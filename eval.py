@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lcde import report
-from lcde.clustering.assign import SavedClustering
 from lcde.data.datasets import Custom, Dataset
 from lcde.data.formats import require_free
 from lcde.data.knn import require_k
@@ -19,6 +18,7 @@ from lcde.errors import InputError, exit_on_input_error
 from lcde.evaluation import evaluate_assignment, evaluate_baselines, evaluate_lcde, evaluate_unsupervised
 from lcde.models.scoring import GraphScorer
 from lcde.models.weights import NetworkPair, load_networks, require_matching
+from lcde.saved_clustering import SavedClustering
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")

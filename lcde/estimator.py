@@ -14,7 +14,6 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lcde.callbacks import PairRefresh
-from lcde.clustering.assign import SavedClustering
 from lcde.clustering.pipeline import Clustering, LCDEClustering
 from lcde.data.formats import normalise
 from lcde.data.knn import build_knn
@@ -22,6 +21,7 @@ from lcde.data.part import Part
 from lcde.errors import InputError
 from lcde.models.scoring import GraphScorer
 from lcde.models.weights import NetworkPair, load_checkpoint, load_networks, load_published, require_matching
+from lcde.saved_clustering import SavedClustering
 
 CONF = Path(__file__).parents[1] / "conf"
 

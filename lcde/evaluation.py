@@ -9,13 +9,13 @@ import numpy as np
 from rich.progress import track
 from torch import nn
 
-from lcde.clustering.assign import SavedClustering
 from lcde.clustering.classical import ThresholdMethod, choose_threshold
 from lcde.clustering.pipeline import Clustering, LCDEClustering, Networks, timed
 from lcde.clustering.unsupervised import Unsupervised
 from lcde.data.part import Part
 from lcde.metrics import Contingency, Score, bcubed, nmi, pairwise
 from lcde.models.scoring import GraphScorer
+from lcde.saved_clustering import SavedClustering
 
 
 @dataclass(frozen=True)
