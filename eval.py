@@ -1,8 +1,10 @@
 """Cluster and score: ``python eval.py [checkpoint=…] [key=value …]``; every choice is in conf/."""
 
+from functools import partial
 from pathlib import Path
 
 import hydra
+import numpy as np
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -11,10 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from lcde import report
+from lcde.data.datasets import Custom, Dataset
+from lcde.data.formats import require_free
+from lcde.data.knn import require_k
 from lcde.distributed import own_processes
 from lcde.errors import InputError, exit_on_input_error
-from lcde.evaluation import evaluate_baselines, evaluate_lcde, evaluate_unsupervised
-from lcde.models.weights import NetworkPair, load_checkpoint, load_published, require_matching
+from lcde.evaluation import evaluate_assignment, evaluate_baselines, evaluate_lcde, evaluate_unsupervised
+from lcde.models.scoring import GraphScorer
+from lcde.models.weights import NetworkPair, load_networks, require_matching
+from lcde.saved_clustering import SavedClustering
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
@@ -24,9 +31,16 @@ def main(config: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     rank_zero_only(report.write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
     pl.seed_everything(config.seed, verbose=False)
+    if config.save_to is not None:
+        require_free(Path(config.save_to))
+        if len(config.dataset.get("parts", ["custom"])) != 1:
+            raise InputError("save_to=… keeps the clustering of one part; let dataset.parts name one.")
 
-    pair = load_networks(config)
+    pair = load_networks(config.checkpoint, config.lce_weights, config.pce_weights, config.model.nhead)
     dataset = instantiate(config.dataset)
+    if config.assign_to is not None:
+        assign(config, pair, dataset, run_dir)
+        return
     if pair is not None:
         require_matching(pair, dataset.feature_dim, dataset.k)
     train_part, parts = dataset.load(train=dataset.has_train())
@@ -39,31 +53,45 @@ def main(config: DictConfig) -> None:
             unsupervised = instantiate(config.unsupervised)
             evaluated = [evaluate_unsupervised(part, unsupervised) for part in parts]
         else:
+            for part in parts:
+                require_k(dataset.k, len(part), part.name)
             fabric.launch()
             networks = pair.lcenet.to(fabric.device), pair.pcenet.to(fabric.device)
             evaluated = [evaluate_lcde(part, *networks, clustering, show_progress=True) for part in parts]
         if not fabric.is_global_zero:
             return
     results = [result for result, _ in evaluated]
-    results += evaluate_baselines(parts, instantiate(config.baselines), train_part)
+    results += evaluate_baselines(parts, instantiate(config.get("baselines", {})), train_part)
     clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
 
+    if config.save_to is not None:
+        SavedClustering.of(*clusterings[0], dataset.k, pair is not None).save(config.save_to)
     report.publish(results, clusterings, run_dir, {})
     if pair is None:
         print("No trained networks were given; networks trained on labelled faces (train.py) find more.")
     print(f"results, figures and report.html: {run_dir}")
 
 
-def load_networks(config: DictConfig) -> NetworkPair | None:
-    """The networks of ``checkpoint``, or of the published pair ``lce_weights``, ``pce_weights``; None for neither."""
-    given = [config.checkpoint is not None, config.lce_weights is not None, config.pce_weights is not None]
-    if given == [True, False, False]:
-        return load_checkpoint(config.checkpoint)
-    if given == [False, True, True]:
-        return load_published(config.lce_weights, config.pce_weights, config.model.nhead)
-    if any(given):
-        raise InputError("give either checkpoint=… or both lce_weights=… and pce_weights=….")
-    return None
+def assign(config: DictConfig, pair: NetworkPair | None, dataset: Dataset, run_dir: Path) -> None:
+    """Give the faces of ``dataset`` the labels of the saved clustering ``assign_to``, or open new clusters."""
+    if not isinstance(dataset, Custom):
+        raise InputError("assign_to=… takes its new faces from dataset=custom; name them with dataset.features=….")
+    saved, bind = SavedClustering.load(config.assign_to), None
+    if pair is not None and saved.trained:
+        require_matching(pair, saved.features.shape[1], saved.indices.shape[1], f"the clustering {config.assign_to}")
+    if pair is not None:
+        device = instantiate(config.trainer, logger=False).strategy.root_device
+        bind = partial(GraphScorer, pair.lcenet.to(device), pair.pcenet.to(device))
+    result, union = evaluate_assignment(saved, *dataset.faces(), bind)
+    if config.save_to is not None:
+        union.save(config.save_to)
+    report.write_results([result], run_dir)
+    if result.pairwise is not None:
+        report.print_table([result])
+    opened = result.labels[result.labels > saved.labels.max()]
+    joined = len(result.labels) - len(opened)
+    print(f"{joined} new faces joined clusters there are, {len(opened)} opened {len(np.unique(opened))} new clusters.")
+    print(f"labels and results: {run_dir}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main(config: DictConfig) -> float:
         evaluated = [evaluate_lcde(part, *networks, clustering, show_progress=True) for part in parts]
         if trainer.is_global_zero:
             results = [result for result, _ in evaluated]
-            results += evaluate_baselines(parts, instantiate(config.baselines), datamodule.train_part)
+            results += evaluate_baselines(parts, instantiate(config.get("baselines", {})), datamodule.train_part)
             clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
             training = {"training": plots.training_curves(evaluation.history)}
             report.publish(results, clusterings, run_dir, training)

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lcde.data.formats import read_features, read_labels, read_matrix, require_file, require_free, write_atomically
-from lcde.errors import InputError, exit_on_input_error
+from lcde.data.formats import (
+    read_features,
+    read_labels,
+    read_matrix,
+    require_file,
+    require_free,
+    require_label_each,
+    write_atomically,
+)
+from lcde.errors import exit_on_input_error
 from lcde.models.weights import export_published, load_checkpoint
 
 
@@ -49,8 +57,7 @@ def convert_to_ms1m(features_file: Path, labels_file: Path, root: Path, part: st
     """
     features = read_matrix(require_file(features_file, "features"), None)
     labels = read_labels(require_file(labels_file, "labels"))
-    if len(features) != len(labels):
-        raise InputError(f"{features_file} holds {len(features)} faces, but {labels_file} {len(labels)} labels.")
+    require_label_each(features, features_file, labels, labels_file)
     targets = root / "features" / f"{part}.bin", root / "labels" / f"{part}.meta"
     require_free(*targets)
     write_atomically(targets[0], lambda file: file.write(features.tobytes()))

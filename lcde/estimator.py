@@ -14,14 +14,14 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lcde.callbacks import PairRefresh
-from lcde.clustering.assign import assign_faces
-from lcde.clustering.components import label_noise
-from lcde.clustering.pipeline import Clustering, LCDEClustering
+from lcde.clustering.pipeline import Clustering
 from lcde.data.formats import normalise
 from lcde.data.knn import build_knn
 from lcde.data.part import Part
+from lcde.errors import InputError
 from lcde.models.scoring import GraphScorer
-from lcde.models.weights import NetworkPair, load_checkpoint, load_published, require_matching
+from lcde.models.weights import NetworkPair, load_checkpoint, load_networks, load_published, require_matching
+from lcde.saved_clustering import SavedClustering
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -31,6 +31,7 @@ class LCDE(ClusterMixin, BaseEstimator):
 
     `fit_predict(X)` clusters ``X`` (N, D) with the networks of ``checkpoint``, of ``lce_weights`` and ``pce_weights``,
     or of an earlier ``fit(X, y)``; without any, by Infomap on a graph whose threshold comes from the data.
+    Rows of ``X`` are directions: their lengths make no difference, and a row of zeros has none and is refused.
     ``fit(X, y)`` trains the networks on faces ``X`` of identities ``y``, then clusters ``X``.
 
     Parameters
@@ -38,6 +39,7 @@ class LCDE(ClusterMixin, BaseEstimator):
     k : neighbours, the face itself counted; fewer are used where there are fewer faces and no trained networks.
     similarity_threshold : τ of the similar edges, None for the official rule, the mean similarity to the 3 nearest.
     edge_threshold : a density edge joins above this probability.
+    exact : whether to take no shortcut and give the labels of the published program with trained networks.
     density_threshold, min_cluster_size : faces of lower density and of smaller clusters get label -1.
     max_epochs : of training, None for as many as train.py takes.
     checkpoint : a .ckpt of train.py; lce_weights, pce_weights : a published pair of .pth files.
@@ -59,6 +61,7 @@ class LCDE(ClusterMixin, BaseEstimator):
         k: int = 80,
         similarity_threshold: float | None = None,
         edge_threshold: float = 0.5,
+        exact: bool = False,
         density_threshold: float | None = None,
         min_cluster_size: int = 1,
         max_epochs: int | None = None,
@@ -71,6 +74,7 @@ class LCDE(ClusterMixin, BaseEstimator):
         self.k = k
         self.similarity_threshold = similarity_threshold
         self.edge_threshold = edge_threshold
+        self.exact = exact
         self.density_threshold = density_threshold
         self.min_cluster_size = min_cluster_size
         self.max_epochs = max_epochs
@@ -93,15 +97,20 @@ class LCDE(ClusterMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray | None = None) -> "LCDE":
         """Cluster ``X`` (N, D); with identities ``y`` (N,), train on them first. Raises ValueError on bad input."""
-        features = normalise(validate_data(self, X, dtype=np.float32, copy=True), "X")
-        if y is not None:
+        if self.k < 2:
+            raise InputError(f"k={self.k} must be 2 or more: it counts the face itself.")
+        if y is None:
+            features = normalise(validate_data(self, X, dtype=np.float32, copy=True), "X")
+        else:
+            X, y = validate_data(self, X, y, dtype=np.float32, copy=True)
+            features = normalise(X, "X")
             self.networks_ = self._train(features, np.unique(y, return_inverse=True)[1])
-        elif not hasattr(self, "networks_"):
-            self.networks_ = self._load()
+        if not hasattr(self, "networks_"):
+            self.networks_ = load_networks(self.checkpoint, self.lce_weights, self.pce_weights, nhead=8)
         part = _part(features, None, self.k)
         clustered = self._cluster(part)
-        self._known = part, clustered
-        self.labels_ = label_noise(clustered.labels, clustered.noise)
+        self._known = SavedClustering.of(part, clustered, self.k, self.networks_ is not None)
+        self.labels_ = self._known.labels
         self.density_ = clustered.density
         self.connectivity_ = clustered.connectivity
         self.n_clusters_ = int(self.labels_.max()) + 1
@@ -113,37 +122,14 @@ class LCDE(ClusterMixin, BaseEstimator):
         No known face moves. A new face joins where it has edges by the rule of the clustering, noise never.
         """
         check_is_fitted(self, "labels_")
-        part, clustered = self._known
-        first_new = len(part)
-        new = normalise(validate_data(self, X, dtype=np.float32, copy=True, reset=False), "X")
-        features = np.concatenate([part.features, new])
-        indices, similarities = build_knn(features, part.k, first_new)
-        weights = similarities
-        if self.networks_ is not None:
-            scorer = self._scorer(features, np.concatenate([part.indices, indices]))
-            weights = similarities * scorer.connectivity(first_new)
-        joins = weights >= clustered.similarity_threshold
-        if self.networks_ is not None:
-            nearest = 1 + weights[:, 1:].argmax(axis=1)
-            rows = np.arange(len(new))
-            pairs = np.stack([rows + first_new, indices[rows, nearest]], axis=1).astype(np.int64)
-            joins[rows, nearest] = scorer.edge_probability(pairs) > self.edge_threshold
-        joins[:, 0] = False
-        joins &= ~np.append(self.labels_ == -1, np.zeros(len(new), dtype=bool))[indices]
-        rows, columns = np.nonzero(joins)
-        edges = np.stack([rows + first_new, indices[rows, columns]], axis=1)
-        return assign_faces(edges, weights[rows, columns], self.labels_, len(new))
-
-    def _load(self) -> NetworkPair | None:
-        """The networks that the parameters name, None where they name none."""
-        if self.checkpoint is not None:
-            return load_checkpoint(self.checkpoint)
-        if self.lce_weights is not None and self.pce_weights is not None:
-            return load_published(self.lce_weights, self.pce_weights, nhead=8)
-        return None
+        features = normalise(validate_data(self, X, dtype=np.float32, copy=True, reset=False), "X")
+        bind = None if self.networks_ is None else self._scorer
+        return self._known.assign(features, bind).labels[len(self.labels_) :]
 
     def _train(self, features: np.ndarray, labels: np.ndarray) -> NetworkPair:
         """Train on (N, D) features of (N,) identities with the settings of train.py."""
+        if not labels.any():
+            raise InputError(f"training needs two identities or more, but y names 1 class of n_samples={len(labels)}.")
         part = _part(features, labels, self.k)
         feature_dim, k = features.shape[1], part.k
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -169,20 +155,23 @@ class LCDE(ClusterMixin, BaseEstimator):
 
     def _cluster(self, part: Part) -> Clustering:
         noise = {"density_threshold": self.density_threshold, "min_cluster_size": self.min_cluster_size}
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("eval", [f"seed={self.random_state}", f"clustering={'exact' if self.exact else 'lcde'}"])
         if self.networks_ is None:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                config = compose("eval", [f"seed={self.random_state}"])
             unsupervised = instantiate(config.unsupervised, **noise)
             return unsupervised(part.features, part.indices, part.similarities)
-        clustering = LCDEClustering(self.similarity_threshold, self.edge_threshold, **noise)
-        return clustering(part.indices, part.similarities, self._scorer(part.features, part.indices))
+        thresholds = {"similarity_threshold": self.similarity_threshold, "edge_threshold": self.edge_threshold}
+        clustering = instantiate(config.clustering, **thresholds, **noise)
+        scorer = self._scorer(part.features, part.indices, clustering.precision)
+        return clustering(part.indices, part.similarities, scorer)
 
-    def _scorer(self, features: np.ndarray, indices: np.ndarray) -> GraphScorer:
-        require_matching(self.networks_, features.shape[1], indices.shape[1])
+    def _scorer(self, features: np.ndarray, indices: np.ndarray, precision: str = "float32") -> GraphScorer:
+        require_matching(self.networks_, features.shape[1], indices.shape[1], f"the graph of {len(features)} faces")
         device = torch.device(
             ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         )
-        return GraphScorer(self.networks_.lcenet.to(device), self.networks_.pcenet.to(device), features, indices)
+        networks = self.networks_.lcenet.to(device), self.networks_.pcenet.to(device)
+        return GraphScorer(*networks, features, indices, precision)
 
 
 @dataclass

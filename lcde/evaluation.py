@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,19 +10,20 @@ from rich.progress import track
 from torch import nn
 
 from lcde.clustering.classical import ThresholdMethod, choose_threshold
-from lcde.clustering.pipeline import Clustering, LCDEClustering
+from lcde.clustering.pipeline import Clustering, LCDEClustering, Networks, timed
 from lcde.clustering.unsupervised import Unsupervised
 from lcde.data.part import Part
 from lcde.distributed import rank
 from lcde.metrics import Contingency, Score, bcubed, nmi, pairwise
 from lcde.models.scoring import GraphScorer
+from lcde.saved_clustering import SavedClustering
 
 
 @dataclass(frozen=True)
 class Result:
     """One method on one part; the scores are None where identities are unknown.
 
-    labels:          (N,) int64 from 0, the clusters that were scored
+    labels:          (N,) int64 from 0, the clusters that were scored; those of assigned faces may leave numbers out
     noise:           (N,) bool, faces that the settings call noise, None where the method has no such settings
     seconds:         time of each stage and "total"
     peak_memory_mb:  largest memory of the process so far, None on Windows
@@ -40,7 +41,7 @@ class Result:
 
     @property
     def num_clusters(self) -> int:
-        return int(self.labels.max()) + 1
+        return int(np.count_nonzero(np.bincount(self.labels)))
 
 
 def evaluate_lcde(
@@ -83,22 +84,43 @@ def evaluate_baselines(
         for part in parts:
             start = time.perf_counter()
             labels = method(part.indices, part.similarities, threshold)
-            results.append(_result(part, name, labels, None, {"clustering": time.perf_counter() - start}))
+            seconds = {"knn": part.knn_seconds, "clustering": time.perf_counter() - start}
+            results.append(_result(part.name, part.labels_true, name, labels, None, seconds))
     return results
 
 
+def evaluate_assignment(
+    saved: SavedClustering,
+    features: np.ndarray,
+    labels_true: np.ndarray | None,
+    bind: Callable[[np.ndarray, np.ndarray], Networks] | None,
+) -> tuple[Result, SavedClustering]:
+    """Assign new faces to ``saved`` as its `assign` does; the result is of the new faces, the clustering of all."""
+    seconds: dict[str, float] = {}
+    with timed(seconds, "assignment"):
+        union = saved.assign(features, bind)
+    return _result("custom", labels_true, "assignment", union.labels[len(saved.labels) :], None, seconds), union
+
+
 def _result_of(part: Part, method: str, clustered: Clustering) -> Result:
-    return _result(part, method, clustered.labels, clustered.noise, clustered.seconds)
+    seconds = {"knn": part.knn_seconds, **clustered.seconds}
+    return _result(part.name, part.labels_true, method, clustered.labels, clustered.noise, seconds)
 
 
-def _result(part: Part, method: str, labels: np.ndarray, noise: np.ndarray | None, seconds: dict[str, float]) -> Result:
+def _result(
+    part: str,
+    labels_true: np.ndarray | None,
+    method: str,
+    labels: np.ndarray,
+    noise: np.ndarray | None,
+    seconds: dict[str, float],
+) -> Result:
     scores: tuple[Score | None, Score | None, float | None] = (None, None, None)
-    if part.labels_true is not None:
-        table = Contingency.of(part.labels_true, labels)
+    if labels_true is not None:
+        table = Contingency.of(labels_true, labels)
         scores = pairwise(table), bcubed(table), nmi(table)
-    seconds = {"knn": part.knn_seconds, **seconds}
     seconds["total"] = sum(seconds.values())
-    return Result(part.name, method, labels, noise, *scores, seconds, _peak_memory_mb())
+    return Result(part, method, labels, noise, *scores, seconds, _peak_memory_mb())
 
 
 def _peak_memory_mb() -> float | None:

@@ -106,7 +106,7 @@ def make_figures(results: Sequence[Result], clusterings: Sequence[tuple[Part, Cl
             figures["published"] = plots.method_comparison(rows)
     for part, clustering in clusterings:
         figures[f"{part.name}_cluster_sizes"] = plots.cluster_sizes(clustering.labels, part.labels_true)
-        if part.labels_true is not None:
+        if part.labels_true is not None and part.k > 1:
             figures[f"{part.name}_edges"] = plots.edge_separation(part, clustering)
         if part.labels_true is not None and len(clustering.edges_density):
             figures[f"{part.name}_density"] = plots.density_correctness(part, clustering)

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from lcde.data.formats import normalise
 from lcde.data.knn import build_knn
 from lcde.data.part import Part
+from lcde.models.lcenet import LCENet
+from lcde.models.pcenet import PCENet
+from lcde.models.weights import NetworkPair, export_published
 
 settings.register_profile("lcde", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("lcde")
@@ -57,3 +61,13 @@ def make_graph():
         return indices, similarities.astype(np.float32), connectivity.astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def published(tmp_path):
+    """The files of an untrained pair of networks for D = 32 and K = 8, which one seed makes."""
+    torch.manual_seed(0)
+    paths = tmp_path / "lce.pth", tmp_path / "pce.pth"
+    pair = NetworkPair(LCENet(32, 8, 3, 8, 32, 0.1), PCENet(32, 8, 3, 8, 32, 0.1), 32, 8, "test")
+    export_published(pair, *paths)
+    return paths

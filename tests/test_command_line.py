@@ -79,8 +79,10 @@ def test_eval_gives_what_the_callback_logged(trained, tmp_path):
         assert np.array_equal(np.load(tmp_path / "labels" / f"{part}.npy"), np.load(folder / "labels" / f"{part}.npy"))
 
 
-def test_one_seed_gives_one_result(trained, tmp_path):
-    succeed("train.py", *TRAIN, f"hydra.run.dir={tmp_path}")
+def test_one_seed_gives_one_result_without_the_untrained_methods_too(trained, tmp_path):
+    succeed("train.py", *TRAIN, "~baselines", f"hydra.run.dir={tmp_path}")
+    for part in json.loads((tmp_path / "metrics.json").read_text()).values():
+        assert part["baselines"] == {}
     for labels in (trained[0] / "labels").iterdir():
         assert np.array_equal(np.load(labels), np.load(tmp_path / "labels" / labels.name))
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from lcde.data.datasets import IJBB, MS1M, Custom, DeepFashion
+from lcde.data.formats import normalise
 from lcde.errors import InputError
 
 
@@ -123,6 +124,12 @@ def test_custom_embeddings_train(part, tmp_path):
     [
         (np.zeros((3, 4, 5)), r"shape \(3, 4, 5\)"),
         (np.array(["a", "b"]), "shape"),
+        (np.ones(5), r"shape \(5,\)"),
+        (np.empty((0, 16)), "shape"),
+        (np.empty((4, 0)), "shape"),
+        (np.ones((4, 16), dtype=complex), "complex"),
+        (np.eye(5, 16)[[0, 1, 2, 3, 3]] - np.eye(5, 16)[[3, 3, 3, 3, 3]], "2 of 5 rows .* first row 3"),
+        (np.full((4, 16), 1e300), "infinity"),
         (np.full((60, 16), np.nan), "row 0"),
     ],
 )
@@ -130,6 +137,48 @@ def test_unusable_embeddings_are_named(array, words, tmp_path):
     np.save(tmp_path / "faces.npy", array)
     with pytest.raises(InputError, match=rf"faces\.npy.*{words}"):
         custom(features=tmp_path / "faces.npy").load(train=False)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64, np.uint8])
+def test_numbers_of_every_kind_become_unit_float32(dtype, tmp_path):
+    np.save(tmp_path / "faces.npy", (7 * np.eye(10, 16) + 1).astype(dtype))
+    features, labels = custom(features=tmp_path / "faces.npy").faces()
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
+    assert labels is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_of_fewer_faces_than_k_all_are_neighbours(count, part, tmp_path):
+    np.save(tmp_path / "faces.npy", part.features[:count])
+    _, [read] = custom(features=tmp_path / "faces.npy").load(train=False)
+    assert read.indices.shape == (count, count)
+    assert np.array_equal(np.sort(read.indices), np.tile(np.arange(count), (count, 1)))
+    assert not (tmp_path / "faces_knns").exists()
+
+
+def test_to_train_k_must_be_below_the_faces(part, tmp_path):
+    np.save(tmp_path / "faces.npy", part.features[:8])
+    np.save(tmp_path / "people.npy", np.arange(8))
+    files = {"train_features": tmp_path / "faces.npy", "train_labels": tmp_path / "people.npy"}
+    with pytest.raises(InputError, match=r"dataset\.k=8 must lie between"):
+        custom(**files).load(train=True)
+
+
+def test_faces_and_labels_of_different_lengths_are_refused(part, tmp_path):
+    np.save(tmp_path / "faces.npy", part.features)
+    np.save(tmp_path / "people.npy", part.labels_true[1:])
+    with pytest.raises(InputError, match=r"faces\.npy holds 60 faces, but .*people\.npy 59 labels"):
+        custom(features=tmp_path / "faces.npy", labels=tmp_path / "people.npy").faces()
+
+
+def test_a_file_that_tells_its_width_is_read_once(part, tmp_path):
+    np.savez(tmp_path / "faces.npz", part.features)
+    dataset = custom(features=tmp_path / "faces.npz", feature_dim=None)
+    (tmp_path / "faces.npz").write_bytes(b"read already")
+    assert np.array_equal(dataset.faces()[0], normalise(part.features.copy(), "a test"))
+    with pytest.raises(InputError, match="cannot be read"):  # nothing is kept twice
+        dataset.faces()
 
 
 def test_custom_files_of_every_kind_give_the_same_part(part, tmp_path):

@@ -2,17 +2,25 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lcde import LCDE
 from lcde.errors import InputError
 from lcde.metrics import Contingency, pairwise
-from lcde.models.lcenet import LCENet
-from lcde.models.pcenet import PCENet
-from lcde.models.weights import NetworkPair, export_published
+
+# Checks of scikit-learn that do not apply to directions of embeddings.
+NOT_APPLICABLE = {
+    "check_estimators_dtypes": "its integers hold a row of zeros, which is no direction",
+    "check_clustering": "its three blobs lie in a plane, where directions leave one dimension and strangers are alike",
+}
+
+
+@parametrize_with_checks([LCDE(k=8, max_epochs=1)], expected_failed_checks=lambda _: NOT_APPLICABLE)
+def test_scikit_learn_takes_it_for_its_own(estimator, check):
+    check(estimator)
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +28,6 @@ def faces():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(40), rng.integers(1, 12, size=40))
     return rng.standard_normal((40, 32))[labels] + 0.5 * rng.standard_normal((len(labels), 32)), labels
-
-
-@pytest.fixture
-def published(tmp_path):
-    torch.manual_seed(0)
-    paths = tmp_path / "lce.pth", tmp_path / "pce.pth"
-    pair = NetworkPair(LCENet(32, 8, 3, 8, 32, 0.1), PCENet(32, 8, 3, 8, 32, 0.1), 32, 8, "test")
-    export_published(pair, *paths)
-    return paths
 
 
 def test_three_lines_cluster_an_array(faces):
@@ -74,6 +73,38 @@ def test_small_clusters_become_noise(faces):
     assert strict.max() + 1 == (np.bincount(plain) >= 3).sum()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64, np.int8])
+def test_every_dtype_gives_the_labels_of_float64(dtype, faces):
+    X = np.round(8 * faces[0])
+    assert np.array_equal(LCDE().fit_predict(X.astype(dtype)), LCDE().fit_predict(X))
+
+
+def test_lengths_make_no_difference(faces):
+    X, _ = faces
+    lengths = 2.0 ** np.random.default_rng(0).integers(-10, 10, size=(len(X), 1))
+    assert np.array_equal(LCDE().fit_predict(X * lengths), LCDE().fit_predict(X))
+
+
+@pytest.mark.parametrize("k", [1, 0, -3])
+def test_k_below_two_is_refused(k, faces):
+    with pytest.raises(InputError, match=f"k={k} must be 2 or more"):
+        LCDE(k=k).fit(faces[0])
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [(np.zeros(9), "two identities"), (np.arange(8), "inconsistent"), (np.full(9, np.nan), "NaN"), (np.eye(9), "1d")],
+    ids=["one identity", "too short", "NaN", "matrix"],
+)
+def test_unusable_identities_are_refused_before_training(y, words):
+    with pytest.raises(ValueError, match=words):
+        LCDE(k=4).fit(np.eye(9), y)
+
+
+def test_two_faces_are_enough_to_train_on():
+    assert LCDE(max_epochs=1).fit(np.eye(2), [0, 1]).labels_.shape == (2,)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_faces(count, faces):
     labels = LCDE().fit_predict(np.eye(count, 32))
@@ -98,7 +129,7 @@ def test_networks_for_another_width_or_k_are_refused(faces, published):
     X, _ = faces
     with pytest.raises(InputError, match="feature_dim=32"):
         LCDE.from_published(*published).fit_predict(X[:, :16])
-    with pytest.raises(InputError, match="k=8"):
+    with pytest.raises(InputError, match=r"k=8, but the graph of 5 faces has k=5"):
         LCDE.from_published(*published).fit_predict(X[:5])
 
 
@@ -124,3 +155,8 @@ def test_noise_takes_no_new_face(faces):
     estimator = LCDE(min_cluster_size=3)
     estimator.fit_predict(X)
     assert estimator.assign(X).min() >= 0
+
+
+def test_faces_join_a_gallery_of_one():
+    estimator = LCDE().fit(np.eye(1, 8))
+    assert estimator.assign(np.eye(3, 8)[[1, 0, 0, 2]]).tolist() == [1, 0, 0, 2]

@@ -159,3 +159,9 @@ def test_failed_write_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", fail)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_rows_whose_squares_are_beyond_float32_are_normalised(make_part):
+    unit = make_part(0).features
+    lengths = np.logspace(-30, 30, len(unit), dtype=np.float32)[:, None]
+    np.testing.assert_allclose(normalise(lengths * unit, "a test"), unit, atol=1e-6)

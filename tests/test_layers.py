@@ -16,6 +16,7 @@ FORBIDDEN = {
     "data/synthetic.py": ("lcde.models", "torch", "pytorch_lightning"),
     "data/datamodule.py": ("lcde.models", "lcde.callbacks", "lcde.evaluation"),
     "models": ("lcde.callbacks", "lcde.evaluation", "lcde.report", "hydra"),
+    "saved_clustering.py": ("lcde.models", "lcde.evaluation", "torch", "pytorch_lightning"),
     "evaluation.py": ("lcde.callbacks", "lcde.report", "pytorch_lightning"),
 }
 

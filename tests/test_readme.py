@@ -1,5 +1,6 @@
 """What the README tells a newcomer to type is what is tested."""
 
+import re
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -18,6 +19,14 @@ def commands(script: str) -> list[list[str]]:
 def test_ci_runs_the_test_command_word_for_word():
     [command] = [line for line in README.splitlines() if line.endswith("&& pytest")]
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_picture_is_there_and_small():
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
+        assert (ROOT / picture).stat().st_size < 150_000
 
 
 def test_every_command_composes():

@@ -4,7 +4,7 @@ import torch
 from lcde.errors import InputError
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import PCENet
-from lcde.models.weights import NetworkPair, export_published, load_published
+from lcde.models.weights import NetworkPair, export_published, load_networks, load_published
 
 
 @pytest.fixture
@@ -24,6 +24,15 @@ def test_sizes_follow_from_the_tensors(files):
     for network, original in ((loaded.lcenet, pair.lcenet), (loaded.pcenet, pair.pcenet)):
         for name, tensor in original.state_dict().items():
             assert torch.equal(network.state_dict()[name], tensor)
+
+
+def test_half_a_pair_and_both_choices_are_refused(files):
+    (lce, pce), _ = files
+    assert load_networks(None, None, None, nhead=8) is None
+    assert load_networks(None, lce, pce, nhead=8).k == 8
+    for given in ((None, lce, None), (None, None, pce), ("best.ckpt", lce, None), ("best.ckpt", lce, pce)):
+        with pytest.raises(InputError, match=r"either checkpoint=… or both"):
+            load_networks(*given, nhead=8)
 
 
 def test_export_overwrites_nothing(files):

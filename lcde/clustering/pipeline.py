@@ -17,8 +17,8 @@ from lcde.clustering.joining import join_clusters
 class Networks(Protocol):
     """The two networks as functions of one kNN graph."""
 
-    def connectivity(self) -> np.ndarray:
-        """(N, K) float32 connectivity of each face to its neighbours."""
+    def connectivity(self, first_row: int = 0) -> np.ndarray:
+        """(N - first_row, K) float32 connectivity to its neighbours of each face from ``first_row`` on."""
 
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """(M,) float32 probability that each of ``edges`` (M, 2) joins one identity."""

@@ -48,7 +48,7 @@ class Unsupervised:
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         no_edges, no_probability = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)
         return Clustering(
-            labels, noise, connectivity, densities, no_edges, no_probability, edges, threshold, np.nan, seconds
+            labels, noise, connectivity, densities, no_edges, no_probability, edges, threshold, 1.0, seconds
         )
 
     def threshold(self, features: np.ndarray, similarities: np.ndarray) -> float:

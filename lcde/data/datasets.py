@@ -9,16 +9,16 @@ from typing import Protocol
 import numpy as np
 
 from lcde.data.formats import (
-    feature_width,
     read_features,
     read_image_list,
     read_labels,
     read_matrix,
     require_feature_size,
     require_file,
+    require_label_each,
     require_npy_shape,
 )
-from lcde.data.knn import GraphFiles, knn_graph, require_k
+from lcde.data.knn import GraphFiles, build_knn, knn_graph, require_k
 from lcde.data.part import Part
 from lcde.errors import InputError
 
@@ -154,6 +154,7 @@ class Custom:
     To train, name ``train_features`` and ``train_labels``; to validate on, ``val_features`` and ``val_labels``, or
     ``features`` and ``labels``; without either, ``val_share`` of the training identities are held out.
     ``feature_dim`` may be None but for .bin files, which do not tell it. Graphs are kept in ``<features>_knns/``.
+    To cluster, ``k`` may exceed the faces: all of them are neighbours then.
     ``images`` lists the image file of each of ``features``, one a line, for the report.
     """
 
@@ -169,9 +170,12 @@ class Custom:
     images: str | None
 
     def __post_init__(self) -> None:
+        self._read_already: dict[Path, np.ndarray] = {}
         first = self.features or self.train_features
         if self.feature_dim is None and first is not None:
-            self.feature_dim = feature_width(require_file(Path(first), "features"))
+            path = require_file(Path(first), "features")
+            self._read_already[path] = read_matrix(path, None)
+            self.feature_dim = self._read_already[path].shape[1]
 
     def has_train(self) -> bool:
         return self.train_features is not None
@@ -184,7 +188,11 @@ class Custom:
         else:
             evaluation = []
         if not train:
-            part = self._part("custom", *evaluation[0])
+            path, features, labels = evaluation[0]
+            if self.k < len(features):
+                part = self._part("custom", path, features, labels)
+            else:  # all are neighbours; networks, whose K is fixed, are refused by eval.py
+                part = Part("custom", features, *build_knn(features, len(features)), labels)
             if self.images is not None:
                 part = replace(part, images=read_image_list(self.images, len(part)))
             return None, [part]
@@ -197,6 +205,10 @@ class Custom:
             for name, rows in (("train", ~held_out), ("val", held_out))
         )
         return train_part, [val_part]
+
+    def faces(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """``features`` (N, D) and, if given, ``labels`` (N,), without a kNN graph."""
+        return self._read("", self.features, self.labels, need_labels=False)[1:]
 
     def _part(self, name: str, path: Path, features: np.ndarray, labels: np.ndarray | None) -> Part:
         require_k(self.k, len(features), f"{path} ({name})")
@@ -212,9 +224,11 @@ class Custom:
                 raise InputError(f"dataset.{prefix}{kind} is not given; name the file that holds them.")
         path = require_file(Path(features_file), "features")
         labels = None if labels_file is None else read_labels(require_file(Path(labels_file), "labels"))
-        features = read_matrix(path, self.feature_dim)
-        if labels is not None and len(labels) != len(features):
-            raise InputError(f"{path} holds {len(features)} faces, but {labels_file} {len(labels)} labels.")
+        features = self._read_already.pop(path, None)
+        if features is None:
+            features = read_matrix(path, self.feature_dim)
+        if labels is not None:
+            require_label_each(features, path, labels, labels_file)
         return path, features, labels
 
 

@@ -56,11 +56,16 @@ def read_features(path: Path, num_faces: int, feature_dim: int) -> np.ndarray:
 
 def require_npy_shape(path: Path, num_faces: int, feature_dim: int) -> None:
     """Raise `InputError` unless the ``.npy`` file holds a (N, D) matrix of that size; reads its header only."""
-    shape = _load_npy(path, mmap_mode="r").shape
+    shape = npy_shape(path)
     if shape != (num_faces, feature_dim):
         raise InputError(
             f"{path} has shape {shape}, expected {num_faces} labelled faces × dataset.feature_dim={feature_dim}."
         )
+
+
+def npy_shape(path: Path) -> tuple[int, ...]:
+    """Shape of an ``.npy`` array, from its header alone; raises `InputError`."""
+    return _load_npy(path, mmap_mode="r").shape
 
 
 def read_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
@@ -70,23 +75,14 @@ def read_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
     of which one is "features". Raises `InputError` on other content and on rows that hold NaN, infinity or only zeros.
     """
     values = _load_matrix(path, feature_dim)
-    if values.ndim != 2 or values.dtype.kind not in "iufb" or not len(values):
+    if values.ndim != 2 or values.dtype.kind not in "iufb" or not values.size:
         raise InputError(
             f"{path} holds {values.dtype} of shape {values.shape}; features must be numbers of shape (N, D)."
         )
     if feature_dim is not None and values.shape[1] != feature_dim:
         raise InputError(f"{path} has shape {values.shape}, but dataset.feature_dim={feature_dim}.")
-    return normalise(values.astype(np.float32), str(path))
-
-
-def feature_width(path: Path) -> int:
-    """D of a file that tells it; raises `InputError` for ``.bin``, which does not, and where there is no matrix."""
-    if path.suffix == ".bin":
-        raise InputError(f"{path} does not tell the width of its rows; give dataset.feature_dim.")
-    shape = _load_matrix(path, None).shape
-    if len(shape) != 2:
-        raise InputError(f"{path} has shape {shape}; features must have shape (N, D).")
-    return shape[1]
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which is refused
+        return normalise(values.astype(np.float32), str(path))
 
 
 def _load_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
@@ -103,10 +99,12 @@ def _load_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
             import torch  # only for torch's own files; the layouts need numpy alone
 
             tensor = torch.load(path, map_location="cpu", weights_only=True)
-            return tensor.float().numpy() if isinstance(tensor, torch.Tensor) else np.array(None)
+            return tensor.detach().float().numpy() if isinstance(tensor, torch.Tensor) else np.array(None)
         if path.suffix == ".bin":
+            if feature_dim is None:
+                raise InputError(f"{path} does not tell the width of its rows; give dataset.feature_dim.")
             values = np.fromfile(path, dtype=np.float32)
-            if feature_dim is None or len(values) % feature_dim:
+            if len(values) % feature_dim:
                 raise InputError(
                     f"{path} holds {len(values)} numbers, which dataset.feature_dim={feature_dim} does not divide."
                 )
@@ -120,7 +118,10 @@ def _load_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
 
 def normalise(features: np.ndarray, source: str) -> np.ndarray:
     """L2-normalise float32 ``features`` (N, D) in place and return them; ``source`` names them in an `InputError`."""
-    norms = np.linalg.norm(features, axis=1)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(features, axis=1)
+    extreme = ~((norms > 1e-15) & (norms < np.inf))  # their squares may be beyond float32
+    norms[extreme] = np.linalg.norm(features[extreme].astype(np.float64), axis=1)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad):
         raise InputError(
@@ -150,6 +151,12 @@ def read_labels(path: Path) -> np.ndarray:
     if not len(values):
         raise InputError(f"{path} is empty; it must hold one integer label a line.")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def require_label_each(features: np.ndarray, source: Path, labels: np.ndarray, labels_source: str | Path) -> None:
+    """Raise `InputError` unless there are as many ``labels`` as ``features`` have rows."""
+    if len(features) != len(labels):
+        raise InputError(f"{source} holds {len(features)} faces, but {labels_source} {len(labels)} labels.")
 
 
 def read_image_list(path: str | Path, num_faces: int) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from lcde.data.formats import REBUILD, read_knn, write_knn
+from lcde.data.formats import REBUILD, npy_shape, read_knn, write_knn
 from lcde.errors import InputError
 
 BLOCK = 16_384  # rows searched at a time, so that the progress display moves
@@ -33,7 +33,7 @@ class GraphFiles:
         """The files there are, by their K."""
         if "{k}" not in self.pattern:
             path = self.folder / self.pattern
-            return {read_knn(path)[0].shape[1]: path} if path.is_file() else {}
+            return {(0, *npy_shape(path))[-1]: path} if path.is_file() else {}
         name = re.compile(re.escape(self.pattern).replace(re.escape("{k}"), r"(\d+)"))
         return {int(match[1]): path for path in self.folder.glob("*") if (match := name.fullmatch(path.name))}
 

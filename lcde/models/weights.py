@@ -34,6 +34,23 @@ class Sizes(NamedTuple):
     dim_feedforward: int
 
 
+def load_networks(
+    checkpoint: str | Path | None, lce_weights: str | Path | None, pce_weights: str | Path | None, nhead: int
+) -> NetworkPair | None:
+    """The networks of ``checkpoint``, or of the published pair; None where none are named.
+
+    Raises `InputError` as `load_checkpoint` and `load_published` do, and on half a pair or both choices.
+    """
+    given = [checkpoint is not None, lce_weights is not None, pce_weights is not None]
+    if given == [True, False, False]:
+        return load_checkpoint(checkpoint)
+    if given == [False, True, True]:
+        return load_published(lce_weights, pce_weights, nhead)
+    if any(given):
+        raise InputError("give either checkpoint=… or both lce_weights=… and pce_weights=….")
+    return None
+
+
 def load_checkpoint(path: str | Path) -> NetworkPair:
     """Load a checkpoint that train.py wrote; it can hold only plain values and tensors, so it runs no code.
 
@@ -91,13 +108,15 @@ def export_published(pair: NetworkPair, lce_weights: Path, pce_weights: Path) ->
         write_atomically(path, lambda file, state=state: torch.save(state, file))
 
 
-def require_matching(pair: NetworkPair, feature_dim: int, k: int) -> None:
-    """Raise `InputError` unless the networks were made for D = ``feature_dim`` and K = ``k``."""
+def require_matching(pair: NetworkPair, feature_dim: int, k: int, source: str | None = None) -> None:
+    """Raise `InputError` unless the networks were made for D = ``feature_dim`` and K = ``k``.
+
+    ``source`` names what has these sizes, None for the settings of ``dataset``.
+    """
     for name, own, value in (("feature_dim", pair.feature_dim, feature_dim), ("k", pair.k, k)):
         if own != value:
-            raise InputError(
-                f"{pair.source} was trained with {name}={own}, but dataset.{name} is {value}; add dataset.{name}={own}."
-            )
+            found = f"{source} has {name}={value}" if source else f"dataset.{name} is {value}; add dataset.{name}={own}"
+            raise InputError(f"{pair.source} was trained with {name}={own}, but {found}.")
 
 
 def _read_state(path: str | Path) -> dict[str, Tensor]:

@@ -1,0 +1,150 @@
+"""A clustering kept for later faces: its file, and their assignment to it."""
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from lcde.clustering.assign import assign_faces
+from lcde.clustering.components import label_noise
+from lcde.clustering.pipeline import Clustering, Networks
+from lcde.data.formats import write_atomically
+from lcde.data.knn import build_knn
+from lcde.data.part import Part
+from lcde.errors import InputError
+
+
+@dataclass(frozen=True)
+class SavedClustering:
+    """Clustered faces as the assignment of later ones needs them.
+
+    features:        (N, D) float32, unit L2 norm
+    indices:         (N, K) int32 neighbours, column 0 the face itself; -1 where there were fewer than K faces
+    labels:          (N,) int64 from 0, -1 for noise
+    similarity_threshold, edge_threshold:  those of the clustering
+    trained:         whether trained networks made it; without them, no row of ``indices`` is read again
+    """
+
+    features: np.ndarray
+    indices: np.ndarray
+    labels: np.ndarray
+    similarity_threshold: float
+    edge_threshold: float
+    trained: bool
+
+    @classmethod
+    def of(cls, part: Part, clustered: Clustering, k: int, trained: bool) -> "SavedClustering":
+        """Keep ``clustered``, the clustering of ``part``.
+
+        Without trained networks, later faces have ``k`` neighbours, though ``part`` may have fewer faces than that.
+        """
+        labels = label_noise(clustered.labels, clustered.noise)
+        indices = part.indices if trained else _widen(part.indices, k)
+        thresholds = clustered.similarity_threshold, clustered.edge_threshold
+        return cls(part.features, indices, labels, *thresholds, trained)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SavedClustering":
+        """Read what `save` wrote; raises `InputError` where the file is missing or anything in it does not fit."""
+        if not Path(path).is_file():
+            raise InputError(f"clustering {path} does not exist; eval.py keeps one with save_to=….")
+        try:
+            with np.load(path) as archive:
+                values = {field.name: archive[field.name] for field in fields(cls)}
+        except (
+            AttributeError,
+            EOFError,
+            KeyError,
+            OSError,
+            TypeError,
+            ValueError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise InputError(f"{path} is not a clustering that eval.py kept with save_to=…: {error}.") from None
+        for name in _misfits(**values):
+            raise InputError(f"{path} is damaged: its {name} do not fit; keep the clustering again with save_to=….")
+        scalars = {name: value.item() for name, value in values.items() if value.ndim == 0}
+        return cls(**values | scalars)
+
+    def save(self, path: str | Path) -> None:
+        """Write one ``.npz`` file, for `load`."""
+        write_atomically(Path(path), lambda file: np.savez(file, **vars(self)))
+
+    def assign(
+        self, features: np.ndarray, bind: Callable[[np.ndarray, np.ndarray], Networks] | None
+    ) -> "SavedClustering":
+        """This clustering with new faces of unit ``features`` (n, D) float32 behind the known ones, which all stay.
+
+        ``bind`` binds the trained networks to features (N + n, D) and graph (N + n, K); None where there are none.
+        A new face joins where it has edges by the rule of the clustering, noise never. Raises `InputError` where D
+        differs, and unless the networks are there exactly if they made the clustering.
+        """
+        width, new_width = self.features.shape[1], features.shape[1]
+        if new_width != width:
+            raise InputError(f"the new faces have a width of {new_width}, those of the clustering of {width}.")
+        if self.trained != (bind is not None):
+            raise InputError(
+                "trained networks made the clustering; give them with checkpoint=… or lce_weights=… and pce_weights=…."
+                if self.trained
+                else "the clustering was made without trained networks; new faces are assigned without any, too."
+            )
+        num_known, k = self.indices.shape
+        union = np.concatenate([self.features, features])
+        found, similarities = build_knn(union, min(k, len(union)), num_known)
+        indices = np.concatenate([self.indices, _widen(found, k)])
+        weights = similarities
+        if bind is not None:
+            networks = bind(union, indices)
+            weights = similarities * networks.connectivity(num_known)
+        joins = weights >= self.similarity_threshold
+        if bind is not None:
+            nearest = 1 + weights[:, 1:].argmax(axis=1)
+            rows = np.arange(len(found))
+            pairs = np.stack([rows + num_known, found[rows, nearest]], axis=1).astype(np.int64)
+            joins[rows, nearest] = networks.edge_probability(pairs) > self.edge_threshold
+        joins[:, 0] = False
+        joins &= np.append(self.labels != -1, np.ones(len(found), dtype=bool))[found]
+        rows, columns = np.nonzero(joins)
+        edges = np.stack([rows + num_known, found[rows, columns]], axis=1)
+        labels = assign_faces(edges, weights[rows, columns], self.labels, len(found))
+        labels = np.concatenate([self.labels, labels])
+        return SavedClustering(union, indices, labels, self.similarity_threshold, self.edge_threshold, self.trained)
+
+
+def _widen(indices: np.ndarray, k: int) -> np.ndarray:
+    """``indices`` (N, K') with columns of -1 up to ``k``."""
+    return np.pad(indices, ((0, 0), (0, k - indices.shape[1])), constant_values=-1)
+
+
+def _misfits(
+    features: np.ndarray,
+    indices: np.ndarray,
+    labels: np.ndarray,
+    similarity_threshold: np.ndarray,
+    edge_threshold: np.ndarray,
+    trained: np.ndarray,
+) -> list[str]:
+    """Names of the values of a saved clustering that cannot be: the others are judged by the features before them."""
+    if features.ndim != 2 or features.dtype != np.float32 or not features.size:
+        return ["features"]
+    num_faces = len(features)
+    unit = np.abs(np.linalg.norm(features, axis=1) - 1) < 1e-3
+    graph = indices.ndim == 2 and indices.dtype == np.int32 and len(indices) == num_faces and indices.size > 0
+    lowest = 0 if trained.ndim == 0 and trained else -1
+    fits = {
+        "features": unit.all(),
+        "indices": graph and indices.min() >= lowest and indices.max() < num_faces,
+        "labels": labels.shape == (num_faces,)
+        and labels.dtype == np.int64
+        and np.array_equal(np.union1d(labels, -1), np.arange(-1, labels.max() + 1)),
+        "thresholds": all(
+            threshold.ndim == 0 and threshold.dtype.kind == "f" and np.isfinite(threshold)
+            for threshold in (similarity_threshold, edge_threshold)
+        ),
+        "networks": trained.ndim == 0 and trained.dtype == bool,
+    }
+    return [name for name, fit in fits.items() if not fit]

@@ -1,0 +1,145 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lcde.clustering.assign import assign_faces
+from lcde.clustering.components import connected_labels
+from lcde.data.knn import build_knn
+from lcde.errors import InputError
+from lcde.saved_clustering import SavedClustering
+
+
+@pytest.fixture
+def saved(make_part):
+    """A clustering of 40 faces by their identities, of which the smallest is noise."""
+    part = make_part(0)
+    labels = np.unique(part.labels_true, return_inverse=True)[1].astype(np.int64) - 1
+    return SavedClustering(part.features, part.indices, labels, 0.8, 0.5, trained=False)
+
+
+class Scores:
+    """Networks that read their scores off the features and the graph."""
+
+    def __init__(self, features, indices):
+        self.features, self.indices = features, indices
+
+    def connectivity(self, first_row=0):
+        return np.abs(self.features[self.indices[first_row:], 0])
+
+    def edge_probability(self, edges):
+        return np.abs(self.features[edges, 1]).sum(axis=1)
+
+
+def test_a_file_keeps_everything(saved, tmp_path):
+    saved.save(tmp_path / "new" / "kept.npz")
+    read = SavedClustering.load(tmp_path / "new" / "kept.npz")
+    for name, value in vars(saved).items():
+        assert np.array_equal(getattr(read, name), value)
+        assert type(getattr(read, name)) is type(value)
+        assert getattr(value, "dtype", None) == getattr(getattr(read, name), "dtype", None)
+
+
+def test_other_files_are_refused(saved, tmp_path):
+    path = tmp_path / "kept.npz"
+    with pytest.raises(InputError, match=r"kept\.npz does not exist"):
+        SavedClustering.load(path)
+    np.save(tmp_path / "array.npy", np.eye(3))
+    np.savez(tmp_path / "graph.npz", data=np.eye(3))
+    saved.save(path)
+    contents = [b"", b"text", path.read_bytes()[:-100], *(file.read_bytes() for file in tmp_path.glob("[ag]*"))]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"kept\.npz is not a clustering"):
+            SavedClustering.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("features", lambda values: values.astype(np.float64)),
+        ("features", lambda values: values[0]),
+        ("features", lambda values: values[:0]),
+        ("features", lambda values: 2 * values),
+        ("features", lambda values: values * np.nan),
+        ("indices", lambda values: values[1:]),
+        ("indices", lambda values: values + 1),
+        ("indices", lambda values: values - 2),
+        ("indices", lambda values: values.astype(float)),
+        ("labels", lambda values: values[1:]),
+        ("labels", lambda values: values + 2),
+        ("labels", lambda values: values - 1),
+        ("labels", lambda values: values.astype(float)),
+        ("similarity_threshold", lambda _: np.nan),
+        ("edge_threshold", lambda _: "0.5"),
+        ("trained", lambda _: 1),
+        ("trained", lambda _: np.array([True])),
+    ],
+)
+def test_damaged_values_are_refused(name, change, saved, tmp_path):
+    replace(saved, **{name: change(getattr(saved, name))}).save(tmp_path / "kept.npz")
+    with pytest.raises(InputError, match=r"kept\.npz is damaged"):
+        SavedClustering.load(tmp_path / "kept.npz")
+
+
+def test_a_graph_for_networks_must_be_full(saved, tmp_path):
+    few = replace(saved, indices=np.where(saved.indices == 3, -1, saved.indices).astype(np.int32))
+    few.save(tmp_path / "kept.npz")
+    SavedClustering.load(tmp_path / "kept.npz")
+    replace(few, trained=True).save(tmp_path / "trained.npz")
+    with pytest.raises(InputError, match="its indices do not fit"):
+        SavedClustering.load(tmp_path / "trained.npz")
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 12), trained=st.booleans())
+def test_assignment_is_the_rule_face_by_face(make_part, seed, count, trained):
+    part = make_part(seed, num_faces=40 + count)
+    labels = np.random.default_rng(seed).integers(-1, 6, size=40)
+    labels = np.unique(np.append(labels, -1), return_inverse=True)[1][:40] - 1
+    saved = SavedClustering(part.features[:40], build_knn(part.features[:40], 6)[0], labels, 0.3, 0.5, trained)
+    union = saved.assign(part.features[40:], Scores if trained else None)
+
+    assert np.array_equal(union.indices[40:], part.indices[40:])
+    networks, edges, weights = Scores(part.features, part.indices), [], []
+    for face in range(40, 40 + count):
+        row, weight = part.indices[face], part.similarities[face].copy()
+        if trained:
+            weight *= networks.connectivity()[face]
+        best = 1 + weight[1:].argmax()
+        for column in range(1, 6):
+            if trained and column == best:
+                joins = networks.edge_probability(np.array([[face, row[column]]]))[0] > 0.5
+            else:
+                joins = weight[column] >= 0.3
+            if joins and (row[column] >= 40 or labels[row[column]] >= 0):
+                edges.append((face, row[column]))
+                weights.append(weight[column])
+    edges = np.array(edges, dtype=np.int64).reshape(-1, 2)
+    assert np.array_equal(union.labels[:40], labels)
+    assert np.array_equal(union.labels[40:], assign_faces(edges, np.array(weights), labels, count))
+    assert union.labels.min() >= -1
+    groups = connected_labels(edges[edges[:, 1] >= 40] - 40, count)
+    assert len(np.unique(np.stack([groups, union.labels[40:]]), axis=1).T) == len(np.unique(groups))
+
+
+def test_faces_that_come_one_by_one_find_those_before_them(saved):
+    strangers = -saved.features[:1]
+    once = saved.assign(strangers, None)
+    assert once.labels[-1] == saved.labels.max() + 1
+    twice = once.assign(strangers, None)
+    assert twice.labels[-1] == once.labels[-1]
+    assert twice.features.shape == (42, 8)
+    assert twice.indices.shape == (42, 6)
+    known = twice.assign(saved.features[saved.labels >= 0], None).labels[42:]
+    assert np.array_equal(known, saved.labels[saved.labels >= 0])
+
+
+def test_what_does_not_fit_is_refused(saved):
+    with pytest.raises(InputError, match="width of 5, those of the clustering of 8"):
+        saved.assign(np.eye(1, 5, dtype=np.float32), None)
+    with pytest.raises(InputError, match="made without trained networks"):
+        saved.assign(saved.features, Scores)
+    with pytest.raises(InputError, match=r"give them with checkpoint=…"):
+        replace(saved, trained=True).assign(saved.features, None)
