@@ -187,6 +187,7 @@ def write_results(
 def _draw(measurements: Sequence[Measurement]) -> bytes:
     """PNG: seconds and peak memory against N on logarithmic axes, a line for each case and contender."""
     from matplotlib.figure import Figure  # here, so that the measured processes start small
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     from lcde.plots import PALETTE
 
@@ -206,6 +207,9 @@ def _draw(measurements: Sequence[Measurement]) -> bytes:
     axes[1].set(title="peak memory (GB), the input included", xlabel="faces")
     for panel in axes:
         panel.grid(alpha=0.3)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
