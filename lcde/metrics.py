@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_matrix, csr_matrix
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,17 @@ class Contingency:
             raise ValueError(
                 f"labels_true {labels_true.shape} and labels {labels.shape} must be equally long, not empty vectors"
             )
-        identity, identities = np.unique(labels_true, return_inverse=True, return_counts=True)[1:]
-        cluster, clusters = np.unique(labels, return_inverse=True, return_counts=True)[1:]
-        cells, counts = np.unique(identity * len(clusters) + cluster, return_counts=True)
-        return cls(counts, identities[cells // len(clusters)], clusters[cells % len(clusters)], identities, clusters)
+        identity, cluster = _numbered(labels_true), _numbered(labels)
+        # Cluster by cluster (SciPy's counting sort), one identity's faces are a few runs, which the table adds up.
+        rows_end = np.arange(len(labels) + 1, dtype=cluster.dtype)
+        by_cluster = csr_matrix((identity, cluster, rows_end)).tocsc()
+        identity, cluster = by_cluster.data, _repeated(np.diff(by_cluster.indptr), cluster.dtype)
+        run = np.flatnonzero(np.append(True, (identity[1:] != identity[:-1]) | (cluster[1:] != cluster[:-1])))
+        lengths = np.diff(run, append=len(labels))
+        table = coo_matrix((lengths, (identity[run], cluster[run]))).tocsr()
+        identities, clusters = table.sum(axis=1).A1, table.sum(axis=0).A1
+        sizes = np.repeat(identities, np.diff(table.indptr)), clusters[table.indices]
+        return cls(table.data, *sizes, identities[identities > 0], clusters[clusters > 0])
 
 
 def pairwise(table: Contingency) -> Score:
@@ -77,3 +85,16 @@ def _pairs(sizes: np.ndarray) -> int:
 
 def _entropy(shares: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
+
+
+def _numbered(labels: np.ndarray) -> np.ndarray:
+    """Labels (N,) as integers from 0 to 4 N: as they are where they fit, as to number them anew takes a slow sort."""
+    dtype = np.int32 if 4 * len(labels) < 2**31 else np.int64
+    if labels.min() < 0 or labels.max() >= 4 * len(labels):
+        labels = np.unique(labels, return_inverse=True)[1]
+    return labels.astype(dtype)
+
+
+def _repeated(sizes: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Labels 0, 1, … in ascending order, each as often as ``sizes`` says."""
+    return np.repeat(np.arange(len(sizes), dtype=dtype), sizes)

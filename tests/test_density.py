@@ -65,3 +65,11 @@ def test_density_does_not_depend_on_block_size(make_graph, monkeypatch, rows):
     expected = density(connectivity, similarities)
     monkeypatch.setattr(lcde.clustering.density, "ROWS", rows)
     assert np.array_equal(density(connectivity, similarities), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_symmetrise_does_not_depend_on_block_size(make_graph, monkeypatch, rows):
+    indices, _, connectivity = make_graph(2, 9, 5)
+    expected = symmetrised(connectivity, indices)
+    monkeypatch.setattr(lcde.clustering.density, "ROWS", rows)
+    assert np.array_equal(symmetrise(connectivity, indices), expected)

@@ -46,6 +46,14 @@ def test_nmi_agrees_with_scikit_learn(both):
     assert nmi(Contingency.of(*both)) == pytest.approx(normalized_mutual_info_score(*both), abs=1e-12)
 
 
+@given(labelings, st.sampled_from([1, 2, 10**12]), st.sampled_from([0, 5, -(10**15)]))
+def test_only_which_labels_are_equal_counts(both, factor, offset):
+    table, renamed = Contingency.of(*both), Contingency.of(both[0] * factor + offset, both[1])
+    for field in ("counts", "identity_sizes", "cluster_sizes", "identities", "clusters"):
+        assert getattr(table, field).dtype == np.int64
+        assert np.array_equal(getattr(table, field), getattr(renamed, field))
+
+
 @given(labelings)
 def test_perfect_clustering_scores_1(both):
     table = Contingency.of(both[0], both[0] + 7)

@@ -27,7 +27,7 @@ def select_edges(
     edges_similar: (L, 2) int64, undirected, sorted and unique: all other edges to a denser neighbour with
         s·c >= ``similarity_threshold``.
     """
-    edges_density, edges_similar = [], []
+    edges_density, keys = [], []
     for start in range(0, len(indices), ROWS):
         rows = slice(start, start + ROWS)
         denser = density[indices[rows]] > density[rows, None]
@@ -38,11 +38,12 @@ def select_edges(
         similar = denser & (weight >= similarity_threshold)
         similar[np.arange(len(best)), best] = False
         faces, columns = np.nonzero(similar)
-        edges_similar.append(np.stack([faces + start, indices[faces + start, columns]], axis=1))
+        others = indices[rows][faces, columns]
+        faces += start
+        keys.append(np.minimum(faces, others) << 32 | np.maximum(faces, others))
     # A kNN edge leads to the denser end only, so no edge occurs in both directions and sorting leaves no repeats.
-    similar = np.sort(np.concatenate(edges_similar), axis=1)
-    order = np.lexsort((similar[:, 1], similar[:, 0]))
-    return np.concatenate(edges_density).astype(np.int64), similar[order].astype(np.int64)
+    key = np.sort(np.concatenate(keys))
+    return np.concatenate(edges_density), np.stack([key >> 32, key & 0xFFFF_FFFF], axis=1)
 
 
 def values_of_edges(values: np.ndarray, edges: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The kNN graph of a part: build with FAISS, keep, slice, check."""
+"""The kNN graph of a part: build, keep, slice, check."""
 
 import hashlib
 import re
@@ -10,10 +10,11 @@ import numpy as np
 from rich.progress import track
 
 from lcde.data.formats import REBUILD, npy_shape, read_knn, write_knn
+from lcde.data.search import choose_search
 from lcde.errors import InputError
 
 BLOCK = 16_384  # rows searched at a time, so that the progress display moves
-CHUNK = 4_096  # rows whose neighbours' features are gathered at a time
+CHUNK = 4_096  # rows whose neighbours are ordered, or their features gathered, at a time
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def knn_graph(features: np.ndarray, k: int, files: GraphFiles, source: str) -> t
         else:
             require_similarities(features, indices, similarities, fingerprint, str(path))
         indices, similarities = order_neighbours(indices, similarities)
-        return indices[:, :k].copy(), similarities[:, :k].copy(), 0.0
+        return np.ascontiguousarray(indices[:, :k]), np.ascontiguousarray(similarities[:, :k]), 0.0
     path = files.path(k)
     if path.exists():  # the one file of a layout that has no room for others
         raise InputError(f"{path} holds {max(stored)} neighbours, fewer than dataset.k={k}; {REBUILD}")
@@ -81,24 +82,19 @@ def require_k(k: int, num_faces: int, source: str) -> None:
 
 
 def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Exact ``k`` nearest neighbours by cosine similarity of unit ``features`` (N, D), the face itself first.
+    """The ``k`` nearest neighbours by cosine similarity of unit ``features`` (N, D), the face itself first.
 
-    Returns ``indices`` (N - first_row, k) int32 among all N faces and ``similarities`` float32, descending, for the
-    faces from ``first_row`` on.
+    Exact, but for millions of faces on a CPU (`lcde.data.search`). Returns ``indices`` (N - first_row, k) int32 among
+    all N faces and ``similarities`` float32, descending, for the faces from ``first_row`` on.
     """
-    import faiss
-
-    index = faiss.IndexFlatIP(features.shape[1])
-    if getattr(faiss, "get_num_gpus", lambda: 0)():
-        index = faiss.index_cpu_to_all_gpus(index)
-    index.add(features)
     queries = features[first_row:]
+    search = choose_search(features, k, len(queries))
     indices = np.empty((len(queries), k), dtype=np.int32)
     similarities = np.empty((len(queries), k), dtype=np.float32)
     starts = range(0, len(queries), BLOCK)
     for start in track(starts, "kNN graph", transient=True, disable=len(starts) == 1):
         rows = slice(start, start + BLOCK)
-        similarities[rows], indices[rows] = index.search(queries[rows], k)
+        similarities[rows], indices[rows] = search(queries[rows])
     return order_neighbours(indices, similarities, first_row)
 
 
@@ -110,6 +106,14 @@ def order_neighbours(
     The first row is that of face ``first_row``. A face that its own row lacks (many duplicates push it out) takes the
     last neighbour's place, with similarity 1.
     """
+    ordered = np.empty_like(indices), np.empty_like(similarities)
+    for start in range(0, len(indices), CHUNK):
+        rows = slice(start, start + CHUNK)
+        ordered[0][rows], ordered[1][rows] = _order_rows(indices[rows], similarities[rows], first_row + start)
+    return ordered
+
+
+def _order_rows(indices: np.ndarray, similarities: np.ndarray, first_row: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(-similarities, axis=1, kind="stable")
     own = np.arange(first_row, first_row + len(indices), dtype=indices.dtype)[:, None]
     found = np.take_along_axis(indices, order, axis=1) == own

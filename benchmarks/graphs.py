@@ -1,0 +1,86 @@
+"""Synthetic kNN graphs, features and labels of any size, made in seconds."""
+
+import numpy as np
+
+CHUNK = 16_384  # rows made at a time, so that nothing beside the graph itself needs memory
+FACES_PER_IDENTITY = 68  # as in MS1M part 1: 584,013 faces of 8,573 people
+
+
+def identity_graph(num_faces: int, k: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A kNN graph with connectivity in which identities can be told apart but for some noise.
+
+    A face's nearest neighbours are of its own identity, up to 3/4 of the row and nearly all of them mutual; the rest
+    of the row are strangers, hardly any of them mutual. Faces stand in random order, the worst case for the cache.
+    Returns ``indices`` (N, K) int32 with the face itself first, ``similarities`` (N, K) float32 descending,
+    ``connectivity`` (N, K) float32, not symmetrised, and ``labels_true`` (N,) int64.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = _sizes(num_faces, k, rng)
+    first, size = np.repeat(np.cumsum(sizes) - sizes, sizes), np.repeat(sizes, sizes)  # of each place's identity
+    face_at = rng.permutation(num_faces).astype(np.int32)
+    place_of = np.empty_like(face_at)
+    place_of[face_at] = np.arange(num_faces, dtype=np.int32)
+
+    most_friends = 3 * (k - 1) // 4
+    steps = np.arange(1, most_friends + 1)
+    steps = np.where(steps % 2, (steps + 1) // 2, -steps // 2)  # 1, -1, 2, -2, …: if j is a friend of i, i is one of j
+    # The same far steps for every face: strangers differ from each other, and are out of reach of any identity.
+    far = rng.choice(np.arange(sizes.max(), num_faces - sizes.max()), size=k - 1, replace=False)
+
+    indices = np.empty((num_faces, k), dtype=np.int32)
+    similarities = np.empty((num_faces, k), dtype=np.float32)
+    connectivity = np.empty((num_faces, k), dtype=np.float32)
+    for start in range(0, num_faces, CHUNK):
+        rows = slice(start, min(start + CHUNK, num_faces))
+        place = place_of[rows, None]
+        friends = np.minimum(size[place] - 1, most_friends)
+        near = first[place] + (place - first[place] + steps) % size[place]
+        places = (place + far) % num_faces
+        column = np.arange(k - 1)
+        is_friend = column < friends
+        places[:, :most_friends] = np.where(is_friend[:, :most_friends], near, places[:, :most_friends])
+        indices[rows, 0], indices[rows, 1:] = np.arange(rows.start, rows.stop), face_at[places]
+        quality = rng.uniform(0.55, 0.95, size=place.shape)
+        likeness = np.where(is_friend, quality - 0.3 * column / k, 0.4 - 0.2 * column / k)
+        similarities[rows, 0], similarities[rows, 1:] = 1, np.minimum.accumulate(likeness, axis=1)
+        random = rng.random(places.shape, dtype=np.float32)
+        connectivity[rows, 0] = 1
+        connectivity[rows, 1:] = np.where(is_friend, 1 - random**16, random**4 / 4)
+    return indices, similarities, connectivity, np.repeat(np.arange(len(sizes)), sizes)[place_of]
+
+
+def identity_features(num_faces: int, feature_dim: int, seed: int) -> np.ndarray:
+    """Unit features (N, D) float32 of identities whose faces are as far from their mean as that is from 0."""
+    rng = np.random.default_rng(seed)
+    sizes = _sizes(num_faces, 80, rng)
+    means = rng.standard_normal((len(sizes), feature_dim), dtype=np.float32)
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    features = np.empty((num_faces, feature_dim), dtype=np.float32)
+    for start in range(0, num_faces, CHUNK):
+        rows = slice(start, start + CHUNK)
+        features[rows] = means[labels[rows]]
+        features[rows] += rng.standard_normal(features[rows].shape, dtype=np.float32)
+        features[rows] /= np.linalg.norm(features[rows], axis=1, keepdims=True)
+    return features
+
+
+def labelings(num_faces: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """True and predicted labels (N,) int64 in random order: each identity in one large cluster and a few small ones."""
+    rng = np.random.default_rng(seed)
+    sizes = _sizes(num_faces, FACES_PER_IDENTITY, rng)
+    labels_true = np.repeat(np.arange(len(sizes)), sizes)
+    piece = labels_true * 4 + rng.choice(4, size=num_faces, p=[0.85, 0.05, 0.05, 0.05])
+    labels = np.unique(np.where(rng.random(num_faces) < 0.01, piece + 4, piece), return_inverse=True)[1]
+    order = rng.permutation(num_faces)
+    return labels_true[order], labels[order]
+
+
+def _sizes(num_faces: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Sizes of identities, summing up to N, from 1 to 4 K or an eighth of N; log-normal, as galleries are."""
+    mean, spread = FACES_PER_IDENTITY * min(1, k / 80), 0.8
+    sizes = rng.lognormal(np.log(mean) - spread**2 / 2, spread, size=num_faces)
+    sizes = np.clip(sizes, 1, min(4 * k, num_faces // 8)).astype(np.int64)
+    end = np.cumsum(sizes)
+    last = int(np.searchsorted(end, num_faces))
+    sizes[last] -= end[last] - num_faces
+    return sizes[: last + 1]

@@ -1,0 +1,216 @@
+"""Measure jobs in processes of their own, in turns; describe the machine; keep the results."""
+
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from lcde.data.formats import write_atomically
+
+REPEAT_FOR = 0.3  # seconds for which a short job is repeated in its process; the median counts
+
+# Makes the input and returns the job, which may return figures that belong beside its time, as its recall.
+Prepare = Callable[[], Callable[[], Mapping[str, float] | None]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says: the largest N, K, and the folder of the published program."""
+
+    largest: int
+    k: int
+    peer: Path
+
+    @property
+    def sizes(self) -> list[int]:
+        """Growing N, each four times the one before."""
+        return [self.largest // 16, self.largest // 4, self.largest]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job on one size, done by one contender or by several on the same input.
+
+    contenders: what prepares the job, by name; picklable, so a `partial` of a module's function. Ratios say how many
+        times as long as the first, the project's own, the others take.
+    """
+
+    benchmark: str
+    name: str
+    num_faces: int
+    contenders: Mapping[str, Prepare]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one contender took.
+
+    seconds:         one value for each process
+    peak_memory_mb:  largest of all processes, the input included
+    ratio:           median of `seconds` over that of the case's first contender
+    """
+
+    benchmark: str
+    case: str
+    num_faces: int
+    contender: str
+    seconds: list[float]
+    peak_memory_mb: float
+    ratio: float
+    figures: dict[str, float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def measure(case: Case, repeats: int) -> list[Measurement]:
+    """Run the contenders of ``case`` in turns, ``repeats`` times each, every time in a fresh process."""
+    runs: dict[str, list[tuple[float, float, dict[str, float]]]] = {name: [] for name in case.contenders}
+    for _ in range(repeats):
+        for name, prepare in case.contenders.items():
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                try:
+                    runs[name].append(pool.submit(_run, prepare).result())
+                except BrokenProcessPool:
+                    raise SystemExit(
+                        f"{case.name} by {name} on {case.num_faces:,} faces was killed, likely for want of memory; "
+                        "name a smaller --largest."
+                    ) from None
+    own = statistics.median(seconds for seconds, _, _ in next(iter(runs.values())))
+    measurements = []
+    for name, results in runs.items():
+        seconds, peaks, figures = (list(values) for values in zip(*results, strict=True))
+        ratio = statistics.median(seconds) / own
+        measurements.append(
+            Measurement(case.benchmark, case.name, case.num_faces, name, seconds, max(peaks), ratio, figures[-1])
+        )
+    return measurements
+
+
+def measure_all(cases: Sequence[Case], repeats: int) -> list[Measurement]:
+    return [result for case in track(cases, "benchmarks", transient=True) for result in measure(case, repeats)]
+
+
+def _run(prepare: Prepare) -> tuple[float, float, dict[str, float]]:
+    """Seconds of the job, peak memory of the process in MB, and the job's own figures."""
+    job = prepare()
+    seconds: list[float] = []
+    end = time.perf_counter() + REPEAT_FOR
+    while not seconds or time.perf_counter() < end:
+        start = time.perf_counter()
+        figures = job()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), _peak_memory_mb(), dict(figures or {})
+
+
+def _peak_memory_mb() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():  # here getrusage would count the parent process's memory too
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 2**10
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures depend on: processor, cores, memory, versions, threads, date."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = [int(line.split()[1]) // 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gb": memory[0] if memory else 0,
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **versions,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def print_table(measurements: Sequence[Measurement], described: Mapping[str, str | int]) -> None:
+    """One line per contender: median seconds, ratio to the first, peak memory and further figures."""
+    title = f"{described['processor']}, {described['cores']} cores, torch {described['torch']}, {described['date']}"
+    table = Table(title=title, caption="medians of interleaved runs, each in a fresh process; memory with the input")
+    for column in ("benchmark", "case", "by", "faces", "seconds", "× first", "peak GB", "figures"):
+        right = column in ("faces", "seconds", "× first", "peak GB")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    previous = None
+    for result in measurements:
+        if previous not in (None, result.case):
+            table.add_section()
+        previous = result.case
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in result.figures.items())
+        cells = f"{result.num_faces:,}", f"{result.median:.4g}", f"{result.ratio:.3g}"
+        memory = f"{result.peak_memory_mb / 2**10:.2f}"
+        table.add_row(result.benchmark, result.case, result.contender, *cells, memory, figures)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def write_results(
+    measurements: Sequence[Measurement], described: Mapping[str, str | int], settings: Mapping[str, int], folder: Path
+) -> Path:
+    """Write ``<date and time>.json`` and a figure of the same name into ``folder``; return the JSON file's path."""
+    path = folder / f"{str(described['date'])[:19].replace(':', '-')}.json"
+    results = [asdict(result) | {"median": result.median} for result in measurements]
+    text = json.dumps({"machine": described, "settings": settings, "results": results}, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+    image = _draw(measurements)
+    write_atomically(path.with_suffix(".png"), lambda file: file.write(image))
+    return path
+
+
+def _draw(measurements: Sequence[Measurement]) -> bytes:
+    """PNG: seconds and peak memory against N on logarithmic axes, a line for each case and contender."""
+    from matplotlib.figure import Figure  # here, so that the measured processes start small
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    from lcde.plots import PALETTE
+
+    lines: dict[tuple[str, str], list[Measurement]] = {}
+    for result in sorted(measurements, key=lambda result: result.num_faces):
+        lines.setdefault((f"{result.benchmark}: {result.case}", result.contender), []).append(result)
+    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(dict.fromkeys(name for name, _ in lines))}
+    styles = dict(zip(dict.fromkeys(contender for _, contender in lines), ("o-", "s--", "^:", "v-."), strict=False))
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for (name, contender), results in lines.items():
+        sizes, label = [result.num_faces for result in results], f"{name}, {contender}"
+        style = styles.get(contender, "x-")
+        axes[0].loglog(sizes, [result.median for result in results], style, color=colours[name], label=label)
+        axes[1].loglog(sizes, [result.peak_memory_mb / 2**10 for result in results], style, color=colours[name])
+    axes[0].set(title="seconds: lower is better", xlabel="faces")
+    axes[1].set(title="peak memory (GB), the input included", xlabel="faces")
+    for panel in axes:
+        panel.grid(alpha=0.3)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()
