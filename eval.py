@@ -57,7 +57,8 @@ def main(config: DictConfig) -> None:
                 require_k(dataset.k, len(part), part.name)
             fabric.launch()
             networks = pair.lcenet.to(fabric.device), pair.pcenet.to(fabric.device)
-            evaluated = [evaluate_lcde(part, *networks, clustering, show_progress=True) for part in parts]
+            cache = None if config.score_cache is None else Path(config.score_cache)
+            evaluated = [evaluate_lcde(part, *networks, clustering, True, cache) for part in parts]
         if not fabric.is_global_zero:
             return
     results = [result for result, _ in evaluated]
@@ -66,10 +67,12 @@ def main(config: DictConfig) -> None:
 
     if config.save_to is not None:
         SavedClustering.of(*clusterings[0], dataset.k, pair is not None).save(config.save_to)
-    report.publish(results, clusterings, run_dir, {})
+    if config.report:
+        report.illustrate(results, clusterings, run_dir, {})
+    report.publish(results, run_dir)
     if pair is None:
         print("No trained networks were given; networks trained on labelled faces (train.py) find more.")
-    print(f"results, figures and report.html: {run_dir}")
+    print(f"results: {run_dir}")
 
 
 def assign(config: DictConfig, pair: NetworkPair | None, dataset: Dataset, run_dir: Path) -> None:

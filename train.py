@@ -53,7 +53,8 @@ def main(config: DictConfig) -> float:
             results += evaluate_baselines(parts, instantiate(config.get("baselines", {})), datamodule.train_part)
             clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
             training = {"training": plots.training_curves(evaluation.history)}
-            report.publish(results, clusterings, run_dir, training)
+            report.illustrate(results, clusterings, run_dir, training)
+            report.publish(results, run_dir)
             print(f"results, figures, report.html and checkpoints: {run_dir}")
     return float(trainer.checkpoint_callback.best_model_score)
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rich.progress import track
@@ -15,6 +16,7 @@ from lcde.clustering.unsupervised import Unsupervised
 from lcde.data.part import Part
 from lcde.distributed import rank
 from lcde.metrics import Contingency, Score, bcubed, nmi, pairwise
+from lcde.models.score_cache import CachedScores
 from lcde.models.scoring import GraphScorer
 from lcde.saved_clustering import SavedClustering
 
@@ -45,9 +47,14 @@ class Result:
 
 
 def evaluate_lcde(
-    part: Part, lcenet: nn.Module, pcenet: nn.Module, clustering: LCDEClustering, show_progress: bool
+    part: Part,
+    lcenet: nn.Module,
+    pcenet: nn.Module,
+    clustering: LCDEClustering,
+    show_progress: bool,
+    score_cache: Path | None = None,
 ) -> tuple[Result, Clustering] | None:
-    """Cluster ``part`` with the networks, on the device they are on.
+    """Cluster ``part`` with the networks, on the device they are on; their outputs are kept in ``score_cache``.
 
     All processes of a job call this: the networks run on all of them, clustering on rank 0, the others get None.
     """
@@ -55,7 +62,8 @@ def evaluate_lcde(
     if rank() > 0:
         return scorer.serve()
     try:
-        clustered = clustering(part.indices, part.similarities, scorer)
+        networks = scorer if score_cache is None else CachedScores(scorer, score_cache)
+        clustered = clustering(part.indices, part.similarities, networks)
     finally:
         scorer.dismiss()
     return _result_of(part, "LCDE", clustered), clustered

@@ -21,17 +21,22 @@ from lcde.metrics import Score
 from lcde.published import PublishedScore, published_scores, ranks
 
 
-def publish(
+def illustrate(
     results: Sequence[Result],
     clusterings: Sequence[tuple[Part, Clustering]],
     folder: Path,
     more_figures: Mapping[str, Figure],
-) -> None:
-    """Write figures, ``report.html``, metrics and labels into ``folder`` and print the tables."""
+) -> dict[str, Figure]:
+    """Write figures and ``report.html`` into ``folder``; return the figures by name."""
     figures = make_figures(results, clusterings) | more_figures
     plots.save_figures(figures, folder / "figures")
     images = {part.name: part.images for part, _ in clusterings if part.images is not None}
     write_report(folder / "report.html", results, clusterings, figures, images)
+    return figures
+
+
+def publish(results: Sequence[Result], folder: Path) -> None:
+    """Write metrics and labels into ``folder`` and print the tables."""
     write_results(results, folder)
     print_table(results)
     print_published(results)

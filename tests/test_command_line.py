@@ -15,6 +15,8 @@ TRAIN = [*TINY, "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
 
 
 def run(script: str, *overrides: str) -> subprocess.CompletedProcess:
+    if script == "eval.py" and not any(override.startswith("score_cache") for override in overrides):
+        overrides = *overrides, "score_cache=null"
     return subprocess.run(
         [sys.executable, str(ROOT / script), *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
@@ -158,3 +160,21 @@ def test_checkpoint_of_another_width_is_named(trained, ms1m, tmp_path):
         "eval.py", *MS1M, f"dataset.root={ms1m}", f"checkpoint={checkpoint}", f"hydra.run.dir={tmp_path / 'run'}"
     )
     assert "feature_dim=64" in sentence
+
+
+def test_a_sweep_over_thresholds_runs_the_networks_once_and_changes_no_score(trained, tmp_path):
+    command = [*TINY[::2], f"checkpoint={trained[0]}/checkpoints/best.ckpt", "~baselines", "report=false"]
+    cache, thresholds = tmp_path / "cache", ("0.4", "0.6", "0.8")
+    swept = f"clustering.similarity_threshold={','.join(thresholds)}"
+    succeed("eval.py", "-m", *command, swept, f"score_cache={cache}", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert len(list(cache.glob("*.connectivity.npy"))) == 2  # one for each part
+    for job, threshold in enumerate(thresholds):
+        alone = tmp_path / threshold
+        succeed("eval.py", *command, f"clustering.similarity_threshold={threshold}", f"hydra.run.dir={alone}")
+        for part in ("part1_test", "part2_test"):
+            swept, single = (
+                json.loads((folder / "metrics.json").read_text())[part]
+                for folder in (tmp_path / "sweep" / str(job), alone)
+            )
+            assert [swept[name] for name in ("pairwise", "bcubed")] == [single[name] for name in ("pairwise", "bcubed")]
+    assert not (tmp_path / "sweep" / "0" / "report.html").exists()
