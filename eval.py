@@ -43,7 +43,8 @@ def main(config: DictConfig) -> None:
         return
     if pair is not None:
         require_matching(pair, dataset.feature_dim, dataset.k)
-    train_part, parts = dataset.load(train=dataset.has_train())
+    baselines = instantiate(config.get("baselines", {}))
+    train_part, parts = dataset.load(train=bool(baselines) and dataset.has_train())  # to choose their thresholds on
 
     clustering = instantiate(config.clustering)
     processes = {key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")}
@@ -62,7 +63,7 @@ def main(config: DictConfig) -> None:
         if not fabric.is_global_zero:
             return
     results = [result for result, _ in evaluated]
-    results += evaluate_baselines(parts, instantiate(config.get("baselines", {})), train_part)
+    results += evaluate_baselines(parts, baselines, train_part)
     clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
 
     if config.save_to is not None:
