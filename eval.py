@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from lcde import report
 from lcde.errors import InputError, exit_on_input_error
 from lcde.evaluation import evaluate_baselines, evaluate_lcde, evaluate_unsupervised
+from lcde.loggers import log_config, log_results
 from lcde.models.weights import NetworkPair, load_checkpoint, load_published, require_matching
 
 
@@ -41,6 +42,10 @@ def main(config: DictConfig) -> None:
     clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
 
     report.publish(results, clusterings, clustering.edge_threshold, run_dir, {})
+    if config.get("logger") is not None:
+        loggers = [instantiate(config.logger)]
+        log_config(loggers, config)
+        log_results(loggers, results, run_dir)
     if pair is None:
         print("No trained networks were given; networks trained on labelled faces (train.py) find more.")
     print(f"results, figures and report.html: {run_dir}")

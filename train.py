@@ -12,6 +12,7 @@ from lcde import plots, report
 from lcde.callbacks import ClusteringEvaluation
 from lcde.errors import exit_on_input_error
 from lcde.evaluation import evaluate_baselines, evaluate_lcde
+from lcde.loggers import log_config, log_results
 from lcde.models.weights import load_checkpoint
 
 
@@ -33,6 +34,7 @@ def main(config: DictConfig) -> float:
         callbacks=[evaluation, *instantiate(config.callbacks).values()],
         logger=instantiate(config.logger),
     )
+    log_config(trainer.loggers, config)
     trainer.fit(module, datamodule)
 
     best = load_checkpoint(trainer.checkpoint_callback.best_model_path)
@@ -45,6 +47,7 @@ def main(config: DictConfig) -> float:
         clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
         training = {"training": plots.training_curves(evaluation.history)}
         report.publish(results, clusterings, clustering.edge_threshold, run_dir, training)
+        log_results(trainer.loggers, results, run_dir)
         print(f"results, figures, report.html and checkpoints: {run_dir}")
     return float(trainer.checkpoint_callback.best_model_score)
 

@@ -1,11 +1,13 @@
 """Clustering and F-scores of the evaluation parts at each validation epoch, and fresh connectivity for the pairs."""
 
+import time
 from typing import Any
 
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lcde.clustering.pipeline import LCDEClustering
+from lcde.data.datamodule import Neighbourhoods
 from lcde.evaluation import evaluate_lcde
 from lcde.models.scoring import GraphScorer
 
@@ -55,3 +57,18 @@ class PairRefresh(Callback):
         scorer = GraphScorer(pl_module.lcenet, pl_module.pcenet, part.features, part.indices)
         trainer.datamodule.set_train_connectivity(scorer.connectivity())
         pl_module.train()
+
+
+class Throughput(Callback):
+    """Log ``train/pairs_per_second`` of each epoch: pairs of all processes, validation not counted."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pairs, self._start = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Neighbourhoods, batch_idx: int
+    ) -> None:
+        self._pairs += len(batch.features)
+        if trainer.is_last_batch:
+            rate = self._pairs / (time.perf_counter() - self._start)
+            pl_module.log("train/pairs_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
