@@ -19,6 +19,7 @@ from lcde.data.knn import require_k
 from lcde.distributed import own_processes
 from lcde.errors import InputError, exit_on_input_error
 from lcde.evaluation import evaluate_assignment, evaluate_baselines, evaluate_lcde, evaluate_unsupervised
+from lcde.loggers import log_config, log_results
 from lcde.models.scoring import GraphScorer
 from lcde.models.weights import NetworkPair, load_networks, require_matching
 from lcde.saved_clustering import SavedClustering
@@ -71,6 +72,10 @@ def main(config: DictConfig) -> None:
     if config.report:
         report.illustrate(results, clusterings, run_dir, {})
     report.publish(results, run_dir)
+    if config.get("logger") is not None:
+        loggers = [instantiate(config.logger)]
+        log_config(loggers, config)
+        log_results(loggers, results, run_dir)
     if pair is None:
         print("No trained networks were given; networks trained on labelled faces (train.py) find more.")
     print(f"results: {run_dir}")

@@ -14,6 +14,7 @@ from lcde.callbacks import ClusteringEvaluation
 from lcde.distributed import own_processes
 from lcde.errors import exit_on_input_error
 from lcde.evaluation import evaluate_baselines, evaluate_lcde
+from lcde.loggers import log_config, log_results
 from lcde.models.weights import load_checkpoint
 from lcde.resume import last_checkpoint, resumed
 
@@ -41,6 +42,7 @@ def main(config: DictConfig) -> float:
         callbacks=[evaluation, *instantiate(config.callbacks).values()],
         logger=instantiate(config.logger),
     )
+    log_config(trainer.loggers, config)
     with own_processes():
         trainer.fit(module, datamodule, ckpt_path=last_checkpoint(run_dir), weights_only=True)
 
@@ -55,6 +57,7 @@ def main(config: DictConfig) -> float:
             training = {"training": plots.training_curves(evaluation.history)}
             report.illustrate(results, clusterings, run_dir, training)
             report.publish(results, run_dir)
+            log_results(trainer.loggers, results, run_dir)
             print(f"results, figures, report.html and checkpoints: {run_dir}")
     return float(trainer.checkpoint_callback.best_model_score)
 

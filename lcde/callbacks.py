@@ -1,5 +1,6 @@
 """What happens around training: clustering and F-scores at each validation epoch, fresh connectivity, seeds."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lcde.clustering.pipeline import LCDEClustering
+from lcde.data.datamodule import Neighbourhoods
 from lcde.distributed import broadcast, rank
 from lcde.evaluation import evaluate_lcde
 from lcde.models.scoring import GraphScorer
@@ -82,3 +84,19 @@ class StepSeed(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         draws = np.random.SeedSequence([self.seed, trainer.global_rank, trainer.global_step, batch_idx])
         torch.manual_seed(int(draws.generate_state(1, np.uint64)[0]))
+
+
+class Throughput(Callback):
+    """Log ``train/pairs_per_second`` of each epoch: pairs of all processes, validation not counted."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._pairs, self._start = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Neighbourhoods, batch_idx: int
+    ) -> None:
+        self._pairs += len(batch.features)
+        if trainer.is_last_batch:
+            rate = self._pairs / (time.perf_counter() - self._start)
+            pl_module.log("train/pairs_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)

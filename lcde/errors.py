@@ -1,11 +1,14 @@
 """The one kind of error a user causes and can mend."""
 
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from hydra.errors import InstantiationException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
 
 
 class InputError(ValueError):
@@ -13,7 +16,10 @@ class InputError(ValueError):
 
 
 def exit_on_input_error(entry_point: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``entry_point`` end with exit code 1 and one sentence, not a traceback, on an `InputError`."""
+    """Make ``entry_point`` end with exit code 1 and one sentence, not a traceback, on an `InputError`.
+
+    In a sweep, the sentence is logged and the other jobs go on; the sweep ends with exit code 1.
+    """
 
     @functools.wraps(entry_point)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -24,6 +30,9 @@ def exit_on_input_error(entry_point: Callable[..., Any]) -> Callable[..., Any]:
             cause = error if isinstance(error, InputError) else error.__cause__
             if not isinstance(cause, InputError):
                 raise
+            if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+                logging.getLogger(__name__).error(cause)
+                raise CompactHydraException(f"error: {cause}") from None
             sys.exit(f"error: {cause}")
 
     return guarded

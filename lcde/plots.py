@@ -56,6 +56,57 @@ def method_comparison(rows: Sequence[tuple[str, str, float, float]]) -> Figure:
     return figure
 
 
+def sweep_scores(rows: Sequence[tuple[Mapping[str, str], str, float, float]]) -> Figure:
+    """F-scores of the jobs of a sweep by what varies between them, one panel per part.
+
+    ``rows`` hold (settings, part, pairwise F, BCubed F); all settings have the same keys, scores are fractions. The
+    numeric setting of most values is the x axis, the first among equals, and each combination of the others a line.
+    Of more than six lines only the points are drawn, once against each numeric setting: a search rather than a grid.
+    Without a numeric setting, each combination is a bar.
+    """
+    distinct = {key: dict.fromkeys(settings[key] for settings, *_ in rows) for key in rows[0][0]}
+    numeric = [key for key, values in distinct.items() if all(map(is_number, values))]
+    if not numeric:
+        texts = (", ".join(f"{key}={value}" for key, value in settings.items()) for settings, *_ in rows)
+        figure = method_comparison([(part, text, *score) for text, (_, part, *score) in zip(texts, rows, strict=True)])
+        figure.suptitle("F-scores of the sweep: longer bars are better", weight="bold")
+        return figure
+
+    x_keys = [max(numeric, key=lambda key: len(distinct[key]))]
+    others = [key for key in distinct if key != x_keys[0]]
+    lines: dict[str, list[tuple[Mapping[str, str], str, float, float]]] = {}
+    for row in rows:
+        lines.setdefault(", ".join(row[0][key] for key in others), []).append(row)
+    style = ("o-", "s--")
+    if len(lines) >= len(PALETTE):
+        x_keys, lines, style = numeric, {"": list(rows)}, ("o", "s")
+
+    panels = [(part, key) for part in dict.fromkeys(row[1] for row in rows) for key in x_keys]
+    columns = min(3, len(panels))
+    height = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH, 1.2 + 3.2 * height), layout="constrained")
+    grid = figure.subplots(height, columns, sharey=True, squeeze=False).flat
+    for axes, (part, key) in zip(grid, panels, strict=False):
+        for number, (label, line) in enumerate(lines.items()):
+            points = sorted((float(settings[key]), 100 * f, 100 * b) for settings, name, f, b in line if name == part)
+            for measure, name in enumerate(("pairwise F", "BCubed F")):
+                color = PALETTE[number if len(lines) > 1 else measure]
+                label = name if len(lines) == 1 else "_" if measure else label
+                scores = [point[1 + measure] for point in points]
+                look = {"color": color, "markersize": 4 + 2 * (len(lines) - number)}  # one under another shows
+                axes.plot([point[0] for point in points], scores, style[measure], label=label, **look)
+        if len(distinct[key]) <= 6:
+            axes.set_xticks([float(value) for value in distinct[key]], distinct[key])
+        _describe(axes, part, key, "F-score (%)" if axes.get_subplotspec().is_first_col() else "")
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    measures, title = (" (solid: pairwise, dashed: BCubed)", ", ".join(others)) if len(lines) > 1 else ("", None)
+    figure.suptitle(f"F-scores of the sweep{measures}: higher is better", weight="bold")
+    handles = grid[0].get_legend_handles_labels()
+    figure.legend(*handles, title=title, loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
 def edge_separation(part: Part, clustering: Clustering) -> Figure:
     """Do kNN edges within one identity stand apart from the others? Raw similarity beside the learned weight s·c.
 
@@ -197,6 +248,14 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
     """Write each figure as ``folder/<name>.png``, whole or not at all."""
     for name, figure in figures.items():
         write_atomically(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+
+
+def is_number(text: str) -> bool:
+    """Whether a setting, as it was typed, can stand on an axis."""
+    try:
+        return np.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _describe(axes: Axes, title: str, xlabel: str, ylabel: str = "", grid: bool = True) -> None:

@@ -55,7 +55,7 @@ def print_table(results: Sequence[Result]) -> None:
             scores = _percent(result.pairwise), _percent(result.bcubed), nmi
             table.add_row(part, name, *scores, f"{result.num_clusters:,}", seconds)
         table.add_section()
-    _console().print(table)
+    console().print(table)
 
 
 def print_published(results: Sequence[Result]) -> None:
@@ -74,7 +74,7 @@ def print_published(results: Sequence[Result]) -> None:
             for column, rank in zip(columns, rank_columns, strict=True):
                 cells += ["–", "–"] if rank[row] is None else [f"{100 * column[row]:.2f}", str(rank[row])]
             table.add_row(f"[bold]{method}[/bold]" if method == "LCDE" else method, *cells)
-        _console().print(table)
+        console().print(table)
 
 
 def write_results(results: Sequence[Result], folder: Path) -> None:
@@ -132,7 +132,7 @@ def _with_published(results: Sequence[Result]) -> dict[str, PublishedScore]:
     return measured | published
 
 
-def _console() -> Console:
+def console() -> Console:
     return Console(width=None if Console().is_terminal else 120)
 
 

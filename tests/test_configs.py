@@ -1,5 +1,7 @@
 """Every choice of every config group composes and instantiates."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,28 @@ def test_choice_instantiates(choice, tmp_path, monkeypatch):
     if choice in (("trainer", "gpu"), ("trainer", "ddp")) and not torch.cuda.is_available():
         pytest.skip(f"trainer={name} needs a GPU")
     overrides = [f"{group}={name}", f"hydra.runtime.output_dir={tmp_path}"]
+    if choice == ("logger", "tensorboard"):
+        pytest.importorskip("tensorboard", reason="logger=tensorboard needs the extra of that name")
     if choice == ("logger", "wandb"):
         overrides.append("logger.mode=offline")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         instantiate(config[group])
+
+
+def test_slurm_launcher_composes():
+    plugin = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config", reason="needs the extra sweep")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["hydra/launcher=slurm"], return_hydra_config=True)
+    assert config.hydra.launcher["_target_"] == plugin.SlurmQueueConf._target_
+    assert config.hydra.launcher.gpus_per_node == 1
+
+
+def test_no_optional_package_is_loaded_unasked():
+    code = "import sys, train, eval; print({'optuna', 'submitit', 'tensorboard'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
 
 
 # The custom data set has no width of its own until it is given a file.

@@ -1,4 +1,6 @@
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -100,6 +102,40 @@ def test_graph_is_built_once_and_kept(make_part, tmp_path):
     assert built[2] > 0
     assert read[2] == 0
     assert [other.stat().st_mtime_ns for other in path.parent.iterdir()] == [written]
+
+
+def test_graph_k_builds_one_graph_for_all_smaller_k(make_part, tmp_path):
+    features = make_part(0).features
+    first = knn_graph(features, 4, files(tmp_path), "part", graph_k=9)
+    others = [knn_graph(features, k, files(tmp_path), "part", graph_k=9) for k in (4, 6, 9)]
+    assert [path.name for path in tmp_path.iterdir()] == ["faiss_k_9.npz"]
+    assert same(first, others[0])
+    for k, graph in zip((4, 6, 9), others, strict=True):
+        assert same(graph, build_knn(features, k))
+
+
+def test_graph_k_stays_below_the_number_of_faces(make_part, tmp_path):
+    part = make_part(0)
+    graph = knn_graph(part.features, 4, files(tmp_path), "part", graph_k=10 * len(part))
+    assert [path.name for path in tmp_path.iterdir()] == [f"faiss_k_{len(part) - 1}.npz"]
+    assert same(graph, build_knn(part.features, 4))
+
+
+def test_jobs_that_need_one_graph_build_it_once(make_part, tmp_path, monkeypatch):
+    built = []
+
+    def slow_build(*arguments):
+        built.append(arguments)
+        time.sleep(0.2)
+        return build_knn(*arguments)
+
+    monkeypatch.setattr(lcde.data.knn, "build_knn", slow_build)
+    features = make_part(0).features
+    with ThreadPoolExecutor(4) as pool:
+        graphs = list(pool.map(lambda k: knn_graph(features, k, files(tmp_path), "part", 9), (4, 6, 9, 9)))
+    assert len(built) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["faiss_k_9.npz"]
+    assert all(same(graph, build_knn(features, k)) for graph, k in zip(graphs, (4, 6, 9, 9), strict=True))
 
 
 @pytest.mark.parametrize("duplicates", [0, 15])

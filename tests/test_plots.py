@@ -128,6 +128,52 @@ def test_training_curves_adds_the_mean_of_several_parts():
     np.testing.assert_array_equal(scores.lines[0].get_xdata(), [0, 1])
 
 
+def sweep_rows(*settings: dict[str, str]) -> list[tuple[dict[str, str], str, float, float]]:
+    return [
+        (values, part, (number + 1) / 10, (number + 2) / 20)
+        for number, values in enumerate(settings)
+        for part in ("a", "b")
+    ]
+
+
+def test_sweep_scores_draws_a_line_for_each_value_of_the_other_key():
+    grid = [{"τ": tau, "k": k} for tau in ("0.5", "null") for k in ("16", "8", "24")]
+    figure = plots.sweep_scores(sweep_rows(*grid))
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    for axes in figure.axes:
+        assert axes.get_xlabel() == "k"
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "--", "-", "--"]
+        first, _, _, last = axes.lines
+        np.testing.assert_allclose(first.get_xydata(), [(8, 20), (16, 10), (24, 30)])
+        np.testing.assert_allclose(last.get_xydata(), [(8, 30), (16, 25), (24, 35)])
+    [legend] = figure.legends
+    assert legend.get_title().get_text() == "τ"
+    assert [text.get_text() for text in legend.get_texts()] == ["0.5", "null"]
+
+
+def test_sweep_scores_of_one_key_is_one_line_of_each_measure():
+    figure = plots.sweep_scores(sweep_rows({"τ": "0.7"}, {"τ": "0.6"}))
+    pairwise, bcubed = figure.axes[0].lines
+    np.testing.assert_allclose(pairwise.get_xydata(), [(0.6, 20), (0.7, 10)])
+    np.testing.assert_allclose(bcubed.get_xydata(), [(0.6, 15), (0.7, 10)])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["pairwise F", "BCubed F"]
+
+
+def test_sweep_scores_of_a_search_are_points_against_each_key():
+    trials = [{"lr": f"{number}e-4", "dropout": f"0.{number}", "pairs": "mixed"} for number in range(1, 9)]
+    figure = plots.sweep_scores(sweep_rows(*trials))
+    shown = [(axes.get_title(), axes.get_xlabel()) for axes in figure.axes if axes.lines]
+    assert shown == [("a", "lr"), ("a", "dropout"), ("b", "lr"), ("b", "dropout")]
+    assert {line.get_linestyle() for axes in figure.axes for line in axes.lines} == {"None"}
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_xdata(), [number / 10 for number in range(1, 9)])
+
+
+def test_sweep_scores_without_a_number_are_bars():
+    figure = plots.sweep_scores(sweep_rows({"pairs": "mixed"}, {"pairs": "uniform"}))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["pairs=mixed", "pairs=uniform"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["10.0", "20.0", "10.0", "15.0"]
+
+
 def test_save_figures_writes_every_figure(part, clustering, tmp_path):
     figures = {
         "edge_separation": plots.edge_separation(part, clustering),

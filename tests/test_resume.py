@@ -41,6 +41,8 @@ def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path):
     states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, killed)]
     assert all(torch.equal(states[0]["state_dict"][name], value) for name, value in states[1]["state_dict"].items())
     histories = [state["callbacks"]["ClusteringEvaluation"]["history"] for state in states]
+    for epoch in [*histories[0], *histories[1]]:
+        assert epoch.pop("train/pairs_per_second") > 0
     assert histories[0] == histories[1]
     assert (killed / "csv" / "metrics.csv").read_bytes() == log  # each attempt logs into a folder of its own
 

@@ -48,6 +48,7 @@ class FileDataset(ABC):
     feature_dim:  width of the embeddings
     train_part:   name of the part to train on, None where the data set has none
     parts:        what names the evaluation parts
+    graph_k:      K of the kNN graph that is built where none is stored, where that is more than ``k``
     """
 
     root: str
@@ -55,6 +56,7 @@ class FileDataset(ABC):
     feature_dim: int
     train_part: str | None
     parts: Sequence[int | str]
+    graph_k: int | None = None
 
     def has_train(self) -> bool:
         return self.train_part is not None and self._features(self.train_part).is_file()
@@ -68,7 +70,7 @@ class FileDataset(ABC):
         features = {name: self._read_features(name, len(labels[name])) for name in names}
         parts = []
         for name in names:
-            indices, similarities, seconds = knn_graph(features[name], self.k, self._graph(name), name)
+            indices, similarities, seconds = knn_graph(features[name], self.k, self._graph(name), name, self.graph_k)
             parts.append(Part(name, features[name], indices, similarities, labels[name], seconds))
         return (parts[0], parts[1:]) if train else (None, parts)
 
@@ -155,7 +157,7 @@ class Custom:
     ``features`` and ``labels``; without either, ``val_share`` of the training identities are held out.
     ``feature_dim`` may be None but for .bin files, which do not tell it. Graphs are kept in ``<features>_knns/``.
     To cluster, ``k`` may exceed the faces: all of them are neighbours then.
-    ``images`` lists the image file of each of ``features``, one a line, for the report.
+    ``images`` lists the image file of each of ``features``, one a line, for the report. ``graph_k`` is as above.
     """
 
     k: int
@@ -168,6 +170,7 @@ class Custom:
     val_labels: str | None
     val_share: float
     images: str | None
+    graph_k: int | None = None
 
     def __post_init__(self) -> None:
         self._read_already: dict[Path, np.ndarray] = {}
@@ -213,7 +216,7 @@ class Custom:
     def _part(self, name: str, path: Path, features: np.ndarray, labels: np.ndarray | None) -> Part:
         require_k(self.k, len(features), f"{path} ({name})")
         files = GraphFiles(path.with_name(f"{path.stem}_knns") / name, "faiss_k_{k}.npz", "data")
-        indices, similarities, seconds = knn_graph(features, self.k, files, str(path))
+        indices, similarities, seconds = knn_graph(features, self.k, files, str(path), self.graph_k)
         return Part(name, features, indices, similarities, labels, seconds)
 
     def _read(

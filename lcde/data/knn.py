@@ -3,10 +3,13 @@
 import hashlib
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from rich.progress import track
 
 from lcde.data.formats import REBUILD, npy_shape, read_knn, write_knn
@@ -42,35 +45,62 @@ class GraphFiles:
         return self.folder / self.pattern.format(k=k)
 
 
-def knn_graph(features: np.ndarray, k: int, files: GraphFiles, source: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """Read the kNN graph of ``features`` (N, D), or build it and keep it.
+def knn_graph(
+    features: np.ndarray, k: int, files: GraphFiles, source: str, graph_k: int | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Read the kNN graph of ``features`` (N, D), or build it and keep it; of several processes, only one builds.
 
-    The file of the smallest K' >= ``k`` serves, sliced. Returns ``indices`` (N, k) int32 with the face itself in
-    column 0, ``similarities`` (N, k) float32 descending, and the seconds spent building (0 when read).
+    The file of the smallest K' >= ``k`` serves, sliced; where there is none, the graph that is built and kept has
+    ``graph_k`` neighbours, if that is more, but N - 1 at most. Returns ``indices`` (N, k) int32 with the face itself
+    in column 0, ``similarities`` (N, k) float32 descending, and the seconds spent building (0 when read).
     Raises `InputError` where ``k`` >= N, or a stored graph was built from other features or is in the way.
     """
     require_k(k, len(features), source)
+    if (graph := _stored_graph(features, k, files)) is not None:
+        return *graph, 0.0
+    graph_k = max(k, min(graph_k or k, len(features) - 1))
+    path = files.path(graph_k)
+    with _alone(path):
+        if (graph := _stored_graph(features, k, files)) is not None:  # another process built it meanwhile
+            return *graph, 0.0
+        if path.exists():  # the one file of a layout that has no room for others
+            raise InputError(f"{path} holds {max(files.stored())} neighbours, fewer than dataset.k={k}; {REBUILD}")
+        start = time.perf_counter()
+        indices, similarities = build_knn(features, graph_k)
+        seconds = time.perf_counter() - start
+        write_knn(path, indices, similarities, fingerprint_of(features), files.layout)
+    return indices[:, :k].copy(), similarities[:, :k].copy(), seconds
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock of ``path``, a file beside it, for which other processes wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        with FileLock(lock):
+            yield
+    finally:  # one that waits for the file removed finds the graph there, so nothing breaks
+        with suppress(OSError):  # Windows removes no file that another process has open
+            lock.unlink()
+
+
+def _stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> tuple[np.ndarray, np.ndarray] | None:
+    """``indices`` and ``similarities`` (N, k) from the file of the smallest K' >= ``k``, None without one."""
     stored = files.stored()
     usable = [stored_k for stored_k in stored if stored_k >= k]
-    if usable:
-        path = stored[min(usable)]
-        indices, similarities, fingerprint = read_knn(path)
-        require_indices(features, indices, k, str(path))
-        if similarities is None:
-            similarities = edge_similarities(features, indices)
-            require_neighbours(features, indices, similarities, str(path))
-        else:
-            require_similarities(features, indices, similarities, fingerprint, str(path))
-        indices, similarities = order_neighbours(indices, similarities)
-        return np.ascontiguousarray(indices[:, :k]), np.ascontiguousarray(similarities[:, :k]), 0.0
-    path = files.path(k)
-    if path.exists():  # the one file of a layout that has no room for others
-        raise InputError(f"{path} holds {max(stored)} neighbours, fewer than dataset.k={k}; {REBUILD}")
-    start = time.perf_counter()
-    indices, similarities = build_knn(features, k)
-    seconds = time.perf_counter() - start
-    write_knn(path, indices, similarities, fingerprint_of(features), files.layout)
-    return indices, similarities, seconds
+    if not usable:
+        return None
+    path = stored[min(usable)]
+    indices, similarities, fingerprint = read_knn(path)
+    require_indices(features, indices, k, str(path))
+    if similarities is None:
+        similarities = edge_similarities(features, indices)
+        require_neighbours(features, indices, similarities, str(path))
+    else:
+        require_similarities(features, indices, similarities, fingerprint, str(path))
+    indices, similarities = order_neighbours(indices, similarities)
+    return np.ascontiguousarray(indices[:, :k]), np.ascontiguousarray(similarities[:, :k])
 
 
 def require_k(k: int, num_faces: int, source: str) -> None:
