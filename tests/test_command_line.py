@@ -178,3 +178,14 @@ def test_a_sweep_over_thresholds_runs_the_networks_once_and_changes_no_score(tra
             )
             assert [swept[name] for name in ("pairwise", "bcubed")] == [single[name] for name in ("pairwise", "bcubed")]
     assert not (tmp_path / "sweep" / "0" / "report.html").exists()
+
+
+def test_features_of_lightning_come_from_the_config(tmp_path):
+    ema = ["+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging", "+callbacks.ema.decay=0.9"]
+    steps = ["trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5"]
+    succeed("train.py", *TRAIN, "~baselines", *ema, *steps, f"hydra.run.dir={tmp_path}")
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    batches = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]  # of an epoch
+    assert state["global_step"] == 2 * -(-batches // 2)
+    assert {value.dtype for value in state["state_dict"].values()} == {torch.float32}
+    assert "averaging_state" in state
