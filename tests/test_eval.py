@@ -133,7 +133,7 @@ def test_assignment_is_that_of_the_estimator(evaluate, write, gallery, tmp_path)
 
     estimator = LCDE(min_cluster_size=3).fit(gallery.features[:90])
     first = tmp_path / "first.npz"
-    evaluate(write("features", gallery.features[:90]), "unsupervised.min_cluster_size=3", f"save_to={first}")
+    evaluate(write("features", gallery.features[:90]), "clustering.min_cluster_size=3", f"save_to={first}")
     _, folder = evaluate(write("features", gallery.features[90:]), f"assign_to={first}")
     assert np.array_equal(labels_of(folder), estimator.assign(gallery.features[90:]))
 
