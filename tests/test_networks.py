@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -195,3 +197,19 @@ def test_scoring_switches_dropout_off(make_part):
     scorer = GraphScorer(*networks, part.features, part.indices)
     assert np.array_equal(scorer.connectivity(), scorer.connectivity())
     assert np.array_equal(scorer.edge_probability(EDGES), scorer.edge_probability(EDGES))
+
+
+def test_no_output_outlives_its_batch(scorer, monkeypatch):
+    """Small arrays kept between the large ones of each batch made memory grow by gigabytes with every 10,000 faces."""
+    outputs = []
+
+    def connectivity(neighbours):
+        assert all(output() is None for output in outputs)
+        scores = torch.ones(neighbours.shape[:2])
+        outputs.append(weakref.ref(scores))
+        return scores
+
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", 5 * K)
+    monkeypatch.setattr(scorer.lcenet, "connectivity", connectivity)
+    assert scorer.connectivity().all()
+    assert len(outputs) == 3
