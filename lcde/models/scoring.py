@@ -76,7 +76,7 @@ class GraphScorer:
         starts = np.arange(0, len(items), size)
         mine = np.array_split(starts, world_size())[rank()]
         share = items[mine[0] : mine[-1] + size] if len(mine) else items[:0]
-        # In one array made before: small ones that outlive a batch would keep the allocator from using its memory again.
+        # One array made before: small ones that outlive their batch would keep its memory from being used again.
         scores = np.empty((len(share), *shape), dtype=np.float32)
         for start in track(range(0, len(share), size), what, disable=not self.show_progress, transient=True):
             batch = torch.from_numpy(share[start : start + size]).to(self.device)
