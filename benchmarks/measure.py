@@ -24,17 +24,37 @@ from lcde.data.formats import write_atomically
 
 REPEAT_FOR = 0.3  # seconds for which a short job is repeated in its process; the median counts
 
-# Makes the input and returns the job, which may return figures that belong beside its time, as its recall.
-Prepare = Callable[[], Callable[[], Mapping[str, float] | None]]
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a job took, with figures that belong beside it, as its recall."""
+
+    seconds: float
+    peak_memory_mb: float
+    figures: Mapping[str, float]
+
+
+# Makes the input and returns the job: that returns its figures, or a Run where it measures itself.
+Prepare = Callable[[], Callable[[], Mapping[str, float] | Run | None]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says: the largest N, K, and the folder of the published program."""
+    """What the user says.
+
+    largest, k:  largest N, and K, of the synthetic graphs
+    peer:        folder of the published program
+    checkpoint:  trained networks, None to train some briefly
+    results:     folder of what is kept
+    scratch:     folder of what is not
+    """
 
     largest: int
     k: int
     peer: Path
+    checkpoint: Path | None
+    results: Path
+    scratch: Path
 
     @property
     def sizes(self) -> list[int]:
@@ -62,7 +82,7 @@ class Measurement:
 
     seconds:         one value for each process
     peak_memory_mb:  largest of all processes, the input included
-    ratio:           median of `seconds` over that of the case's first contender
+    ratio:           median over the turns of `seconds` by that of the case's first contender
     """
 
     benchmark: str
@@ -81,7 +101,7 @@ class Measurement:
 
 def measure(case: Case, repeats: int) -> list[Measurement]:
     """Run the contenders of ``case`` in turns, ``repeats`` times each, every time in a fresh process."""
-    runs: dict[str, list[tuple[float, float, dict[str, float]]]] = {name: [] for name in case.contenders}
+    runs: dict[str, list[Run]] = {name: [] for name in case.contenders}
     for _ in range(repeats):
         for name, prepare in case.contenders.items():
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -92,14 +112,18 @@ def measure(case: Case, repeats: int) -> list[Measurement]:
                         f"{case.name} by {name} on {case.num_faces:,} faces was killed, likely for want of memory; "
                         "name a smaller --largest."
                     ) from None
-    own = statistics.median(seconds for seconds, _, _ in next(iter(runs.values())))
+    return summarise(case, runs)
+
+
+def summarise(case: Case, runs: Mapping[str, Sequence[Run]]) -> list[Measurement]:
+    """A measurement of each contender from its ``runs``, those of one turn at the same place in all."""
+    own = [run.seconds for run in next(iter(runs.values()))]
     measurements = []
     for name, results in runs.items():
-        seconds, peaks, figures = (list(values) for values in zip(*results, strict=True))
-        ratio = statistics.median(seconds) / own
-        measurements.append(
-            Measurement(case.benchmark, case.name, case.num_faces, name, seconds, max(peaks), ratio, figures[-1])
-        )
+        seconds = [run.seconds for run in results]
+        ratio = statistics.median(a / b for a, b in zip(seconds, own, strict=True))
+        peak, figures = max(run.peak_memory_mb for run in results), dict(results[-1].figures)
+        measurements.append(Measurement(case.benchmark, case.name, case.num_faces, name, seconds, peak, ratio, figures))
     return measurements
 
 
@@ -107,27 +131,39 @@ def measure_all(cases: Sequence[Case], repeats: int) -> list[Measurement]:
     return [result for case in track(cases, "benchmarks", transient=True) for result in measure(case, repeats)]
 
 
-def _run(prepare: Prepare) -> tuple[float, float, dict[str, float]]:
-    """Seconds of the job, peak memory of the process in MB, and the job's own figures."""
+def _run(prepare: Prepare) -> Run:
     job = prepare()
     seconds: list[float] = []
     end = time.perf_counter() + REPEAT_FOR
     while not seconds or time.perf_counter() < end:
         start = time.perf_counter()
         figures = job()
+        if isinstance(figures, Run):
+            return figures
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), _peak_memory_mb(), dict(figures or {})
+    return Run(statistics.median(seconds), peak_memory_mb(), figures or {})
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
+    """Largest memory of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():  # here getrusage would count the parent process's memory too
         [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) / 2**10
     import resource
 
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def peak_memory_of_children_mb() -> float:
+    """Largest memory of any process that this one started and that has ended."""
+    import resource  # there is none on Windows
+
+    return _megabytes(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+
+def _megabytes(max_rss: int) -> float:
+    return max_rss / (2**20 if sys.platform == "darwin" else 2**10)  # in bytes on macOS, in KiB elsewhere
 
 
 def machine() -> dict[str, str | int]:
@@ -157,7 +193,7 @@ def print_table(measurements: Sequence[Measurement], described: Mapping[str, str
     table = Table(title=title, caption="medians of interleaved runs, each in a fresh process; memory with the input")
     for column in ("benchmark", "case", "by", "faces", "seconds", "× first", "peak GB", "figures"):
         right = column in ("faces", "seconds", "× first", "peak GB")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "figures")
     previous = None
     for result in measurements:
         if previous not in (None, result.case):

@@ -1,13 +1,16 @@
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from lcde.data import formats
 from lcde.data.formats import (
     normalise,
     read_features,
     read_knn,
     read_labels,
+    read_matrix,
     require_file,
     write_atomically,
     write_knn,
@@ -101,6 +104,65 @@ def test_graph_of_another_program_has_no_fingerprint(tmp_path):
     assert indices.tolist() == [[0, 1], [1, 0]]
     assert similarities.tolist() == [[1, 0.75], [1, 0.75]]
     assert fingerprint == ""
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_read_a_few_at_a_time_are_the_same(tmp_path, monkeypatch, save, dtype, order):
+    monkeypatch.setattr(formats, "ROWS", 7)
+    data = np.random.default_rng(0).integers(1000, size=(40, 2, 6)).astype(dtype)
+    data[:, 1] /= 1000
+    save(tmp_path / "graph.npz", data=np.array(data, order=order))
+    indices, similarities, _ = read_knn(tmp_path / "graph.npz")
+    assert np.array_equal(indices, data[:, 0])
+    assert np.array_equal(similarities, (1 - data[:, 1]).astype(np.float32))
+
+
+def peak_of(action):
+    tracemalloc.start()
+    result = action()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return result, peak
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_reading_takes_the_memory_of_what_it_returns(tmp_path, monkeypatch, save):
+    monkeypatch.setattr(formats, "ROWS", 64)
+    num_faces, dim, k = 4096, 32, 16
+    rng = np.random.default_rng(0)
+    raw = rng.standard_normal((num_faces, dim), dtype=np.float32)
+    raw.tofile(tmp_path / "faces.bin")
+    features, peak = peak_of(lambda: read_features(tmp_path / "faces.bin", num_faces, dim))
+    assert peak < 1.25 * features.nbytes
+    features, peak = peak_of(lambda: read_matrix(tmp_path / "faces.bin", dim))
+    assert peak < 1.25 * features.nbytes
+
+    save(tmp_path / "graph.npz", data=rng.random((num_faces, 2, k)))  # float64, as other programs write it
+    (indices, similarities, _), peak = peak_of(lambda: read_knn(tmp_path / "graph.npz"))
+    assert peak < 1.5 * (indices.nbytes + similarities.nbytes)
+
+
+def test_writing_a_graph_takes_hardly_any_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "ROWS", 64)
+    indices, similarities = np.zeros((4096, 16), dtype=np.int32), np.ones((4096, 16), dtype=np.float32)
+    _, peak = peak_of(lambda: write_knn(tmp_path / "graph.npz", indices, similarities, "", "data"))
+    assert peak < indices.nbytes / 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_matrix_files_are_left_as_they_are(tmp_path, dtype, order):
+    raw = np.array(np.random.default_rng(0).integers(1, 9, size=(5, 3)), dtype, order=order)
+    np.save(tmp_path / "faces.npy", raw)
+    np.savez(tmp_path / "faces.npz", raw)
+    for name in ("faces.npy", "faces.npz"):
+        features = read_matrix(tmp_path / name, 3)
+        assert type(features) is np.ndarray
+        assert (features.dtype, features.flags.c_contiguous) == (np.float32, True)
+        np.testing.assert_allclose(features, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6)
+    assert np.array_equal(np.load(tmp_path / "faces.npy"), raw)
 
 
 def archive(path, **arrays):

@@ -4,6 +4,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from lcde.errors import InputError
 from lcde.models import scoring
@@ -195,3 +196,19 @@ def test_scoring_switches_dropout_off(make_part):
     scorer = GraphScorer(*networks, part.features, part.indices)
     assert np.array_equal(scorer.connectivity(), scorer.connectivity())
     assert np.array_equal(scorer.edge_probability(EDGES), scorer.edge_probability(EDGES))
+
+
+def test_no_output_outlives_its_batch(scorer, monkeypatch):
+    """Small arrays kept between the large ones of each batch made memory grow by gigabytes with every 10,000 faces."""
+    outputs = []
+
+    def connectivity(neighbours):
+        assert all(output.expired() for output in outputs)
+        scores = torch.ones(neighbours.shape[:2])
+        outputs.append(StorageWeakRef(scores.untyped_storage()))
+        return scores
+
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", 5 * K)
+    monkeypatch.setattr(scorer.lcenet, "connectivity", connectivity)
+    assert scorer.connectivity().all()
+    assert len(outputs) == 3

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from lcde.errors import InputError
 
 REBUILD = "delete it to have it built again."
+ROWS = 4_096  # read, written or measured at a time: millions of faces leave no room for a second copy of them
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -82,7 +84,7 @@ def read_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
     if feature_dim is not None and values.shape[1] != feature_dim:
         raise InputError(f"{path} has shape {values.shape}, but dataset.feature_dim={feature_dim}.")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which is refused
-        return normalise(values.astype(np.float32), str(path))
+        return normalise(np.require(values, np.float32, "CWE"), str(path))  # copied only where it has to be
 
 
 def _load_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
@@ -118,8 +120,10 @@ def _load_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
 
 def normalise(features: np.ndarray, source: str) -> np.ndarray:
     """L2-normalise float32 ``features`` (N, D) in place and return them; ``source`` names them in an `InputError`."""
+    norms = np.empty(len(features), dtype=np.float32)
     with np.errstate(over="ignore"):
-        norms = np.linalg.norm(features, axis=1)
+        for start in range(0, len(features), ROWS):
+            norms[start : start + ROWS] = np.linalg.norm(features[start : start + ROWS], axis=1)
     extreme = ~((norms > 1e-15) & (norms < np.inf))  # their squares may be beyond float32
     norms[extreme] = np.linalg.norm(features[extreme].astype(np.float64), axis=1)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
@@ -182,13 +186,10 @@ def read_knn(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
         else:
             with np.load(path) as archive:
                 fingerprint = str(archive["fingerprint"]) if "fingerprint" in archive else ""
-                if "knns" in archive:
-                    indices, distances = archive["knns"], archive["dists"]
-                else:
-                    data = archive["data"]
-                    if data.ndim != 3 or data.shape[1] != 2:
-                        raise ValueError(f"'data' has shape {data.shape}, expected (N, 2, K)")
-                    indices, distances = data[:, 0], data[:, 1]
+                if "knns" not in archive:
+                    with archive.zip.open("data.npy") as member:
+                        return *_read_data(member), fingerprint
+                indices, distances = archive["knns"], archive["dists"]
         if indices.ndim != 2 or (distances is not None and distances.shape != indices.shape):
             raise ValueError(f"its indices have shape {indices.shape}, expected (N, K)")
         similarities = None if distances is None else (1 - distances).astype(np.float32)
@@ -215,11 +216,47 @@ def write_knn(path: Path, indices: np.ndarray, similarities: np.ndarray, fingerp
         write_atomically(path, lambda file: np.save(file, indices))
         return
     if layout == "knns":
-        arrays = {"knns": indices, "dists": 1 - similarities}
-    else:
-        dtype = np.float32 if len(indices) < 2**24 else np.float64  # float32 holds integers exactly up to 2^24
-        arrays = {"data": np.stack([indices.astype(dtype), 1 - similarities.astype(dtype)], axis=1)}
-    write_atomically(path, lambda file: np.savez(file, **arrays, fingerprint=np.array(fingerprint)))
+        arrays = {"knns": indices, "dists": 1 - similarities, "fingerprint": np.array(fingerprint)}
+        write_atomically(path, lambda file: np.savez(file, **arrays))
+        return
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            with archive.open("data.npy", "w", force_zip64=True) as member:
+                _write_data(member, indices, similarities)
+            with archive.open("fingerprint.npy", "w") as member:
+                npy.write_array(member, np.array(fingerprint))
+
+    write_atomically(path, write)
+
+
+def _read_data(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
+    """``indices`` (N, K) int32 and ``similarities`` float32 of an ``.npy`` array (N, 2, K), never whole in memory."""
+    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+    shape, columns_first, dtype = read_header(file)
+    if len(shape) != 3 or shape[1] != 2:
+        raise ValueError(f"'data' has shape {shape}, expected (N, 2, K)")
+    num_faces, _, k = shape
+    indices, similarities = np.empty((num_faces, k), dtype=np.int32), np.empty((num_faces, k), dtype=np.float32)
+    step = num_faces if columns_first else ROWS
+    for start in range(0, num_faces, max(step, 1)):
+        rows = slice(start, min(start + step, num_faces))
+        count = (rows.stop - start) * 2 * k
+        data = np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
+        data = data.reshape((-1, 2, k), order="F" if columns_first else "C")
+        indices[rows], similarities[rows] = data[:, 0], 1 - data[:, 1]
+    file.read(1)  # at its end, an archive compares the checksum
+    return indices, similarities
+
+
+def _write_data(file: BinaryIO, indices: np.ndarray, similarities: np.ndarray) -> None:
+    """Write what `_read_data` reads."""
+    num_faces, k = indices.shape
+    dtype = np.dtype(np.float32 if num_faces < 2**24 else np.float64)  # float32 holds integers exactly up to 2^24
+    npy.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (num_faces, 2, k)})
+    for start in range(0, num_faces, ROWS):
+        rows = slice(start, start + ROWS)
+        file.write(np.stack([indices[rows].astype(dtype), 1 - similarities[rows].astype(dtype)], axis=1))
 
 
 def _load_npy(path: Path, mmap_mode: str | None = None) -> np.ndarray:

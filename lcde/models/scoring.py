@@ -68,18 +68,21 @@ class GraphScorer:
     def _score_share(self, what: str, items: np.ndarray) -> np.ndarray:
         """This rank's run of the batches that one process would take: its scores are the same to the last bit."""
         k = self.indices.shape[1]
-        network, tokens_each, empty = {
-            "connectivity": (self.lcenet.connectivity, k, (0, k)),
-            "edge probabilities": (self._edge_probability, 2 * k, (0,)),
+        network, tokens_each, shape = {
+            "connectivity": (self.lcenet.connectivity, k, (k,)),
+            "edge probabilities": (self._edge_probability, 2 * k, ()),
         }[what]
         size = max(1, TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"]) // tokens_each)
         starts = np.arange(0, len(items), size)
         mine = np.array_split(starts, world_size())[rank()]
-        scores = [np.empty(empty, dtype=np.float32)]
-        for start in track(mine, what, disable=not self.show_progress, transient=True):
-            batch = torch.from_numpy(items[start : start + size]).to(self.device)
-            scores.append(network(gather_neighbourhoods(self.features, self.indices, batch)).cpu().numpy())
-        return np.concatenate(scores)
+        share = items[mine[0] : mine[-1] + size] if len(mine) else items[:0]
+        # One array made before: small ones that outlive their batch would keep its memory from being used again.
+        scores = np.empty((len(share), *shape), dtype=np.float32)
+        for start in track(range(0, len(share), size), what, disable=not self.show_progress, transient=True):
+            batch = torch.from_numpy(share[start : start + size]).to(self.device)
+            neighbours = gather_neighbourhoods(self.features, self.indices, batch)
+            scores[start : start + size] = network(neighbours).cpu().numpy()
+        return scores
 
     def _edge_probability(self, neighbours: Tensor) -> Tensor:
         """(B, 2, K, D) neighbourhoods of both ends → (B,)."""

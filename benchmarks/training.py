@@ -1,0 +1,157 @@
+"""Training pairs per second: batches of indices, beside a loader that copies the tokens of every pair.
+
+The copying loader builds each pair's tokens as the published inference code does, and feeds the same networks in the
+same `Trainer`. A training step is timed whole, and the loader alone up to the tokens of both networks.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from lightning_fabric.utilities import move_data_to_device
+from pytorch_lightning import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.configs import configured
+from benchmarks.measure import Case, Options, Run, peak_memory_mb
+from lcde.data.datamodule import EdgePairDataModule, Neighbourhoods
+from lcde.data.part import Part
+from lcde.models.tokens import tokens
+
+# The default synthetic benchmark, and one of MS1M's sizes: overrides, and steps that are timed.
+SETTINGS = {
+    "D=64, K=24": ([], 30),
+    "D=256, K=80": (["dataset.feature_dim=256", "dataset.k=80", "dataset.num_identities={part0_train:400}"], 4),
+}
+
+
+class PairTokens(Dataset):
+    """Tokens and labels of one pair at a time, copied from the arrays of a part."""
+
+    def __init__(self, part: Part, pairs: np.ndarray) -> None:
+        self.part, self.pairs = part, pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
+        """LCENet's tokens (K, D + K) of both ends, PCENet's (2K, D + 2K), same_as_end (2, 2, K), same_identity ()."""
+        part, pair = self.part, self.pairs[position]
+        labels = part.labels_true[pair]
+        neighbours = [part.features[part.indices[end]] for end in pair]
+        faces = [*neighbours, np.concatenate(neighbours)]
+        same_as_end = labels[:, None, None] == part.labels_true[part.indices[pair]]
+        return (
+            *(np.concatenate([each, each @ each.T], axis=1) for each in faces),
+            same_as_end.astype(np.int64),
+            np.int64(labels[0] == labels[1]),
+        )
+
+
+class CopyingData(EdgePairDataModule):
+    """The data module with a plain loader of `PairTokens`."""
+
+    def _loader(self, part: Part, pairs: np.ndarray) -> DataLoader:
+        return DataLoader(PairTokens(part, pairs), self.batch_size)
+
+    def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> Neighbourhoods:
+        """Hand on the features: the networks append their similarities, a few thousandths of a step, once more."""
+        *_, pair_tokens, same_as_end, same_identity = batch
+        features = pair_tokens[..., : self.dataset.feature_dim].unflatten(1, (2, -1))
+        return Neighbourhoods(features, same_as_end, same_identity)
+
+
+CONTENDERS = {"lcde": EdgePairDataModule, "copying loader": CopyingData}
+
+
+def cases(options: Options) -> list[Case]:
+    found = []
+    for name, (overrides, steps) in SETTINGS.items():
+        num_faces = len(_data(EdgePairDataModule, overrides).train_part)
+        for what, prepare in (("training step", _training), ("loader alone", _loading)):
+            contenders = {by: partial(prepare, kind, overrides, steps) for by, kind in CONTENDERS.items()}
+            found.append(Case("training", f"{what}, {name}", num_faces, contenders))
+    return found
+
+
+def _training(kind: type[EdgePairDataModule], overrides: list[str], steps: int) -> Callable[[], Run]:
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    config = configured("train", *overrides, "trainer.default_root_dir=null")
+    data = _data(kind, overrides)
+
+    def job() -> Run:
+        torch.manual_seed(config.seed)
+        module = instantiate(config.model, feature_dim=config.dataset.feature_dim, k=config.dataset.k)
+        clock = Clock()
+        trainer = instantiate(
+            config.trainer,
+            max_epochs=1,
+            limit_train_batches=steps + 1,  # the first one warms up
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            callbacks=[clock],
+        )
+        trainer.fit(module, data)
+        return _run(clock.ends[-1] - clock.ends[0], data.batch_size * (len(clock.ends) - 1))
+
+    return job
+
+
+class Clock(Callback):
+    """The time at which each training step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.ends.append(_now())
+
+
+def _loading(kind: type[EdgePairDataModule], overrides: list[str], steps: int) -> Callable[[], Run]:
+    data = _data(kind, overrides)
+    data.trainer = Stage()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def job() -> Run:
+        loader = data.train_dataloader()
+        start = _now()
+        count = 0
+        for batch, _ in zip(loader, range(steps), strict=False):
+            batch = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
+            count += len(batch.features)
+            if kind is EdgePairDataModule:  # the other has made the tokens
+                tokens(batch.features.flatten(0, 1)), tokens(batch.features.flatten(1, 2))
+        return _run(_now() - start, count)
+
+    return job
+
+
+class Stage:
+    """What the data module reads of a trainer."""
+
+    current_epoch, training = 0, True
+
+
+def _data(kind: type[EdgePairDataModule], overrides: list[str]) -> EdgePairDataModule:
+    config = configured("train", *overrides, "dataset.parts=[]")
+    settings = instantiate(config.data).keywords
+    data = kind(dataset=instantiate(config.dataset), **settings)
+    data.setup("fit")
+    return data
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _run(seconds: float, pairs: int) -> Run:
+    return Run(seconds, peak_memory_mb(), {"pairs per second": pairs / seconds})
