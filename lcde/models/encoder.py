@@ -30,11 +30,23 @@ class SelfAttention(nn.Module):
             width = x.shape[-1]
             query = F.linear(x[:, queries], self.in_proj_weight[:width], self.in_proj_bias[:width])
             key, value = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
-        heads = F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
+        heads = attend(self._split(query), self._split(key), self._split(value))
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)  # (B, H, T, E/H)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention: (B, H, Q, E/H) over (B, H, T, E/H) twice → (B, H, Q, E/H).
+
+    On a CPU the plain products are faster than PyTorch's kernel in bfloat16, backward by four times, and no slower
+    backward in float32.
+    """
+    if query.device.type == "cpu" and (query.requires_grad or query.dtype == torch.bfloat16):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return scores.softmax(dim=-1) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 class SharedDropout(nn.Dropout):
@@ -66,7 +78,7 @@ class EncoderLayer(nn.Module):
         """(B, T, E) → (B, Q, E), only the query tokens' outputs being computed."""
         attended = self.self_attn(self.norm1(x), queries)
         x = (x if queries is None else x[:, queries]) + self.dropout(attended)
-        hidden = self.dropout(F.relu(self.linear1(self.norm2(x))))
+        hidden = self.dropout(F.relu(self.linear1(self.norm2(x)), inplace=True))
         return x + self.dropout(self.linear2(hidden))
 
 

@@ -12,7 +12,7 @@ from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import PCENet
 from lcde.models.tokens import gather_neighbourhoods
 
-TOKENS_PER_BATCH = {"cpu": 10_240, "cuda": 655_360}  # what the caches of a CPU, the memory of a GPU, take best
+TOKENS_PER_BATCH = {"cpu": 5_120, "cuda": 655_360}  # what the caches of a CPU, the memory of a GPU, take best
 
 
 class GraphScorer:
