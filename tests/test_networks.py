@@ -5,10 +5,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
 
 from lcde.errors import InputError
 from lcde.models import scoring
-from lcde.models.encoder import Encoder, SharedDropout, require_divisible
+from lcde.models.encoder import Encoder, SharedDropout, attend, require_divisible
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import HIDDEN, PCENet
 from lcde.models.scoring import GraphScorer
@@ -104,6 +105,23 @@ def test_dropout_acts_in_training_only(pair):
     network.train()
     assert not torch.allclose(network(x), network(x))
     assert torch.equal(network.eval()(x), evaluated)
+
+
+def test_inference_equals_training_without_dropout(pair):
+    network, _, x = pair
+    with torch.inference_mode():
+        inferred = network(x)
+    torch.testing.assert_close(inferred, network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training", [False, True])
+def test_attention_is_that_of_pytorch(dtype, training):
+    query, key, value = (torch.randn(2, 3, tokens, 7) for tokens in (2, 5, 5))
+    expected = F.scaled_dot_product_attention(query, key, value)
+    actual = attend(*(x.to(dtype).requires_grad_(training) for x in (query, key, value)))
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.float(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.03)
 
 
 def test_query_tokens_come_out_as_among_all_tokens():
