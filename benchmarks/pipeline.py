@@ -37,12 +37,10 @@ EXACT = "lcde, exact"  # all labels are compared with these
 
 
 def cases(options: Options) -> list[Case]:
-    checkpoint, trained = options.checkpoint, ""
-    if checkpoint is None:
-        checkpoint, trained = _brief_training(options), f" ({STEPS} steps)"
+    checkpoint, name = trained_networks(options)
     pair = load_checkpoint(checkpoint)
     folder = options.scratch / "pipeline"
-    _write_part(folder, pair)
+    write_part(folder, pair)
     export_published(pair, *_weights(folder))
 
     sizes = pair.feature_dim, pair.k
@@ -56,7 +54,15 @@ def cases(options: Options) -> list[Case]:
         contenders["published program"] = partial(_theirs, folder, sizes, width, program.resolve())
     else:
         Console().print(f"pipeline: no published program to compare with, {program} does not exist; see --peer")
-    return [Case("pipeline", f"files to labels, {checkpoint.name}{trained}", NUM_FACES, contenders)]
+    return [Case("pipeline", f"files to labels, {name}", NUM_FACES, contenders)]
+
+
+def trained_networks(options: Options) -> tuple[Path, str]:
+    """The checkpoint that the user names, or one trained briefly, and what to call it."""
+    if options.checkpoint is not None:
+        return options.checkpoint, options.checkpoint.name
+    checkpoint = _brief_training(options)
+    return checkpoint, f"{checkpoint.name} ({STEPS} steps)"
 
 
 def _brief_training(options: Options) -> Path:
@@ -65,7 +71,7 @@ def _brief_training(options: Options) -> Path:
     if not kept.is_file():
         Console().print(f"pipeline: training networks for {STEPS} steps; name better ones with --checkpoint")
         run = options.scratch / "train"
-        done = _python(
+        done = run_python(
             ROOT / "train.py",
             *_dataset(FEATURE_DIM, K, "part1_test"),
             "trainer.max_epochs=1",
@@ -88,7 +94,7 @@ def _dataset(feature_dim: int, k: int, part: str) -> list[str]:
     return [*sizes, f"dataset.num_identities={{{identities}}}", f"dataset.parts=[{part}]"]
 
 
-def _write_part(folder: Path, pair: NetworkPair) -> None:
+def write_part(folder: Path, pair: NetworkPair) -> None:
     """`NUM_FACES` synthetic faces in the layout of MS1M, with their graph."""
     _, [part] = instantiate(configured("eval", *_dataset(pair.feature_dim, pair.k, PART)).dataset).load(train=False)
     for kind in ("features", "labels"):
@@ -147,7 +153,7 @@ def _theirs(folder: Path, sizes: tuple[int, int], dim_feedforward: int, program:
 
     def job() -> Run:
         start = time.perf_counter()
-        done = _python(program, *(f"--{key}={value}" for key, value in arguments.items()))
+        done = run_python(program, *(f"--{key}={value}" for key, value in arguments.items()))
         whole = time.perf_counter() - start
         if done.returncode:
             raise SystemExit(f"{program} failed: {done.stderr}")
@@ -166,7 +172,7 @@ def _theirs(folder: Path, sizes: tuple[int, int], dim_feedforward: int, program:
     return job
 
 
-def _python(program: Path, *arguments: str) -> subprocess.CompletedProcess:
+def run_python(program: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run a Python program, which leaves no byte code in its folder."""
     return subprocess.run([sys.executable, "-B", str(program), *arguments], capture_output=True, text=True)
 
