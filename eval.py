@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning_fabric import Fabric
@@ -39,8 +40,10 @@ def main(config: DictConfig) -> None:
 
     pair = load_networks(config.checkpoint, config.lce_weights, config.pce_weights, config.model.nhead)
     dataset = instantiate(config.dataset)
+    processes = {key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")}
+    fabric = Fabric(**processes)
     if config.assign_to is not None:
-        assign(config, pair, dataset, run_dir)
+        assign(config, pair, dataset, fabric.device, run_dir)
         return
     if pair is not None:
         require_matching(pair, dataset.feature_dim, dataset.k)
@@ -48,8 +51,6 @@ def main(config: DictConfig) -> None:
     train_part, parts = dataset.load(train=bool(baselines) and dataset.has_train())  # to choose their thresholds on
 
     clustering = instantiate(config.clustering)
-    processes = {key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")}
-    fabric = Fabric(**processes)
     with own_processes():
         if pair is None:
             unsupervised = instantiate(config.unsupervised)
@@ -81,7 +82,7 @@ def main(config: DictConfig) -> None:
     print(f"results: {run_dir}")
 
 
-def assign(config: DictConfig, pair: NetworkPair | None, dataset: Dataset, run_dir: Path) -> None:
+def assign(config: DictConfig, pair: NetworkPair | None, dataset: Dataset, device: torch.device, run_dir: Path) -> None:
     """Give the faces of ``dataset`` the labels of the saved clustering ``assign_to``, or open new clusters."""
     if not isinstance(dataset, Custom):
         raise InputError("assign_to=… takes its new faces from dataset=custom; name them with dataset.features=….")
@@ -89,7 +90,6 @@ def assign(config: DictConfig, pair: NetworkPair | None, dataset: Dataset, run_d
     if pair is not None and saved.trained:
         require_matching(pair, saved.features.shape[1], saved.indices.shape[1], f"the clustering {config.assign_to}")
     if pair is not None:
-        device = instantiate(config.trainer, logger=False).strategy.root_device
         bind = partial(GraphScorer, pair.lcenet.to(device), pair.pcenet.to(device))
     result, union = evaluate_assignment(saved, *dataset.faces(), bind)
     if config.save_to is not None:

@@ -1,7 +1,5 @@
 """A clustering kept for later faces: its file, and their assignment to it."""
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 from lcde.clustering.assign import assign_faces
 from lcde.clustering.components import label_noise
 from lcde.clustering.pipeline import Clustering, Networks
-from lcde.data.formats import write_atomically
+from lcde.data.formats import UNREADABLE, write_atomically
 from lcde.data.knn import build_knn
 from lcde.data.part import Part
 from lcde.errors import InputError
@@ -54,16 +52,7 @@ class SavedClustering:
         try:
             with np.load(path) as archive:
                 values = {field.name: archive[field.name] for field in fields(cls)}
-        except (
-            AttributeError,
-            EOFError,
-            KeyError,
-            OSError,
-            TypeError,
-            ValueError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path} is not a clustering that eval.py kept with save_to=…: {error}.") from None
         for name in _misfits(**values):
             raise InputError(f"{path} is damaged: its {name} do not fit; keep the clustering again with save_to=….")

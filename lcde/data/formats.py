@@ -19,6 +19,17 @@ from numpy.lib import format as npy
 from lcde.errors import InputError
 
 REBUILD = "delete it to have it built again."
+# What NumPy raises on damaged or foreign .npy and .npz files, and a lookup in what it read of them.
+UNREADABLE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 ROWS = 4_096  # read, written or measured at a time: millions of faces leave no room for a second copy of them
 
 
@@ -194,16 +205,7 @@ def read_knn(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
             raise ValueError(f"its indices have shape {indices.shape}, expected (N, K)")
         similarities = None if distances is None else (1 - distances).astype(np.float32)
         return indices.astype(np.int32), similarities, fingerprint
-    except (
-        AttributeError,
-        EOFError,
-        KeyError,
-        OSError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is not a kNN file of a known layout: {error}; {REBUILD}") from None
 
 

@@ -1,13 +1,12 @@
 """Network outputs kept by content, so that other thresholds cost no second pass of the networks."""
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
-from lcde.data.formats import write_atomically
+from lcde.data.formats import UNREADABLE, write_atomically
 from lcde.models.scoring import GraphScorer
 
 
@@ -69,5 +68,5 @@ def _load(path: Path) -> np.ndarray | tuple[np.ndarray, np.ndarray] | None:
     try:
         stored = np.load(path)
         return stored if path.suffix == ".npy" else (stored["keys"], stored["probability"])
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except UNREADABLE:
         return None
