@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcde.clustering.assign import assign_faces
-from lcde.clustering.components import connected_labels
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
 from lcde.saved_clustering import SavedClustering
@@ -120,8 +119,6 @@ def test_assignment_is_the_rule_face_by_face(make_part, seed, count, trained):
     assert np.array_equal(union.labels[:40], labels)
     assert np.array_equal(union.labels[40:], assign_faces(edges, np.array(weights), labels, count))
     assert union.labels.min() >= -1
-    groups = connected_labels(edges[edges[:, 1] >= 40] - 40, count)
-    assert len(np.unique(np.stack([groups, union.labels[40:]]), axis=1).T) == len(np.unique(groups))
 
 
 def test_faces_that_come_one_by_one_find_those_before_them(saved):

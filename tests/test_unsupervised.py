@@ -10,16 +10,18 @@ from lcde.evaluation import evaluate_unsupervised
 
 @pytest.fixture
 def method():
-    return Unsupervised(strangers_per_face=0.005, num_trials=10, seed=0)
+    return Unsupervised(strangers_per_face=0.003, strangers_per_centroid=0.005, num_trials=10, seed=0)
 
 
 def test_threshold_is_where_strangers_stop(method):
     features = normalise(np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32), "strangers")
     similarities = features @ features.T
     np.fill_diagonal(similarities, -1)
-    threshold = method.threshold(features, np.ones((3000, 4), dtype=np.float32))
-    strangers_per_face = (similarities >= threshold).sum() / 3000
-    assert 0.001 < strangers_per_face < 0.1
+    edges, centroids, doubtful = method.thresholds(features, np.ones((3000, 4), dtype=np.float32))
+    assert doubtful < centroids < edges
+    reached = [(similarities >= threshold).sum() / 3000 for threshold in (edges, doubtful)]
+    assert 0 <= reached[0] < 0.03  # normal tails are a little heavier than those of directions
+    assert 0.3 < reached[1] < 1.5
 
 
 def test_identities_of_one_and_of_many_faces_are_found(method):
@@ -40,7 +42,7 @@ def test_alike_and_few_faces_are_handled(method):
 
 
 # The setting was chosen on the training parts.
-@pytest.mark.parametrize(("name", "bound"), [("lfw-mixed", 0.90), ("lfw", 0.96)])
+@pytest.mark.parametrize(("name", "bound"), [("lfw-mixed", 0.92), ("lfw", 0.96)])
 def test_real_faces_cluster_well_without_labels(name, bound, shared, tmp_path, method):
     for kind in ("features", "labels"):
         (tmp_path / kind).symlink_to(shared / "data" / name / kind)
