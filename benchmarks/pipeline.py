@@ -123,7 +123,7 @@ def _ours(folder: Path, sizes: tuple[int, int], method: LCDEClustering, name: st
             pair = load_published(*_weights(folder), nhead)
             part = _part(folder, *sizes)
         scorer = GraphScorer(pair.lcenet, pair.pcenet, part.features, part.indices, method.precision)
-        clustering = method(part.indices, part.similarities, scorer)
+        clustering = method(part.features, part.indices, part.similarities, scorer)
         total = time.perf_counter() - start
         figures = seconds | clustering.seconds | _scores(folder, clustering.labels, name)
         return Run(total, peak_memory_mb(), figures)

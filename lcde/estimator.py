@@ -163,7 +163,7 @@ class LCDE(ClusterMixin, BaseEstimator):
         thresholds = {"similarity_threshold": self.similarity_threshold, "edge_threshold": self.edge_threshold}
         clustering = instantiate(config.clustering, **thresholds, **noise)
         scorer = self._scorer(part.features, part.indices, clustering.precision)
-        return clustering(part.indices, part.similarities, scorer)
+        return clustering(part.features, part.indices, part.similarities, scorer)
 
     def _scorer(self, features: np.ndarray, indices: np.ndarray, precision: str = "float32") -> GraphScorer:
         require_matching(self.networks_, features.shape[1], indices.shape[1], f"the graph of {len(features)} faces")

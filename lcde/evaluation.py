@@ -63,7 +63,7 @@ def evaluate_lcde(
         return scorer.serve()
     try:
         networks = scorer if score_cache is None else CachedScores(scorer, score_cache)
-        clustered = clustering(part.indices, part.similarities, networks)
+        clustered = clustering(part.features, part.indices, part.similarities, networks)
     finally:
         scorer.dismiss()
     return _result_of(part, "LCDE", clustered), clustered

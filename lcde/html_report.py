@@ -83,10 +83,13 @@ def threshold_curve(part: Part, clustering: Clustering) -> Figure:
     used = clustering.similarity_threshold
     thresholds = [threshold for threshold in used + 0.03 * np.arange(-7, 8) if threshold >= 0]
     graph = part.indices, part.similarities, clustering.connectivity, clustering.density
-    scores = []
+    rule, scores = clustering.centroid_rule, []
     for threshold in thresholds:
         edges = np.concatenate([kept, select_edges(*graph, threshold)[1]])
-        scores.append(pairwise(Contingency.of(part.labels_true, connected_labels(edges, len(part)))))
+        labels = connected_labels(edges, len(part))
+        if rule is not None:
+            labels = rule.merge(labels, part.features, rule.edges(part.indices, part.similarities))
+        scores.append(pairwise(Contingency.of(part.labels_true, labels)))
 
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()

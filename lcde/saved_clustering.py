@@ -1,12 +1,13 @@
 """A clustering kept for later faces: its file, and their assignment to it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from lcde.clustering.assign import assign_faces
+from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.components import label_noise
 from lcde.clustering.pipeline import Clustering, Networks
 from lcde.data.formats import UNREADABLE, write_atomically
@@ -23,6 +24,7 @@ class SavedClustering:
     indices:         (N, K) int32 neighbours, column 0 the face itself; -1 where there were fewer than K faces
     labels:          (N,) int64 from 0, -1 for noise
     similarity_threshold, edge_threshold:  those of the clustering
+    centroid_threshold, centroid_edge_similarity:  of its `CentroidRule`, infinite where it had none
     trained:         whether trained networks made it; without them, no row of ``indices`` is read again
     """
 
@@ -31,6 +33,8 @@ class SavedClustering:
     labels: np.ndarray
     similarity_threshold: float
     edge_threshold: float
+    centroid_threshold: float
+    centroid_edge_similarity: float
     trained: bool
 
     @classmethod
@@ -41,7 +45,8 @@ class SavedClustering:
         """
         labels = label_noise(clustered.labels, clustered.noise)
         indices = part.indices if trained else _widen(part.indices, k)
-        thresholds = clustered.similarity_threshold, clustered.edge_threshold
+        rule = clustered.centroid_rule or CentroidRule(np.inf, np.inf)
+        thresholds = clustered.similarity_threshold, clustered.edge_threshold, rule.threshold, rule.edge_similarity
         return cls(part.features, indices, labels, *thresholds, trained)
 
     @classmethod
@@ -69,7 +74,8 @@ class SavedClustering:
         """This clustering with new faces of unit ``features`` (n, D) float32 behind the known ones, which all stay.
 
         ``bind`` binds the trained networks to features (N + n, D) and graph (N + n, K); None where there are none.
-        A new face joins where it has edges by the rule of the clustering, noise never. Raises `InputError` where D
+        A new face joins where it has edges by the rule of the clustering, noise never; what new faces open merges, with
+        known clusters too, by its rule for centroids. Raises `InputError` where D
         differs, and unless the networks are there exactly if they made the clustering.
         """
         width, new_width = self.features.shape[1], features.shape[1]
@@ -95,13 +101,27 @@ class SavedClustering:
             rows = np.arange(len(found))
             pairs = np.stack([rows + num_known, found[rows, nearest]], axis=1).astype(np.int64)
             joins[rows, nearest] = networks.edge_probability(pairs) > self.edge_threshold
+        noise = np.append(self.labels == -1, np.zeros(len(found), dtype=bool))
         joins[:, 0] = False
-        joins &= np.append(self.labels != -1, np.ones(len(found), dtype=bool))[found]
+        joins &= ~noise[found]
         rows, columns = np.nonzero(joins)
         edges = np.stack([rows + num_known, found[rows, columns]], axis=1)
         labels = assign_faces(edges, weights[rows, columns], self.labels, len(found))
-        labels = np.concatenate([self.labels, labels])
-        return SavedClustering(union, indices, labels, self.similarity_threshold, self.edge_threshold, self.trained)
+        labels = self._merge(np.concatenate([self.labels, labels]), union, found, similarities)
+        return replace(self, features=union, indices=indices, labels=labels)
+
+    def _merge(
+        self, labels: np.ndarray, features: np.ndarray, indices: np.ndarray, similarities: np.ndarray
+    ) -> np.ndarray:
+        """``labels`` (N + n,) after merging what the n new faces, of the graph (n, K), have opened."""
+        rule = CentroidRule(self.centroid_threshold, self.centroid_edge_similarity)
+        edges = rule.edges(indices, similarities, len(self.labels))
+        kept = labels != -1
+        number = np.cumsum(kept) - 1  # of a face among those that are not noise
+        edges = number[edges[kept[edges].all(axis=1)]]
+        labels = labels.copy()
+        labels[kept] = rule.merge(labels[kept], features[kept], edges, int(self.labels.max()) + 1)
+        return labels
 
 
 def _widen(indices: np.ndarray, k: int) -> np.ndarray:
@@ -115,6 +135,8 @@ def _misfits(
     labels: np.ndarray,
     similarity_threshold: np.ndarray,
     edge_threshold: np.ndarray,
+    centroid_threshold: np.ndarray,
+    centroid_edge_similarity: np.ndarray,
     trained: np.ndarray,
 ) -> list[str]:
     """Names of the values of a saved clustering that cannot be: the others are judged by the features before them."""
@@ -131,8 +153,8 @@ def _misfits(
         and labels.dtype == np.int64
         and np.array_equal(np.union1d(labels, -1), np.arange(-1, labels.max() + 1)),
         "thresholds": all(
-            threshold.ndim == 0 and threshold.dtype.kind == "f" and np.isfinite(threshold)
-            for threshold in (similarity_threshold, edge_threshold)
+            threshold.ndim == 0 and threshold.dtype.kind == "f" and not np.isnan(threshold)
+            for threshold in (similarity_threshold, edge_threshold, centroid_threshold, centroid_edge_similarity)
         ),
         "networks": trained.ndim == 0 and trained.dtype == bool,
     }

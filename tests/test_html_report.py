@@ -74,7 +74,7 @@ class Probabilities:
 
 
 def cluster(part, **settings):
-    return LCDEClustering(**settings)(part.indices, part.similarities, Probabilities(part))
+    return LCDEClustering(**settings)(part.features, part.indices, part.similarities, Probabilities(part))
 
 
 def result_of(part, labels, method="LCDE", noise=None):
@@ -296,7 +296,9 @@ def hand_made():
     probability = np.array([0.75, 0.90625, 0.375, 0.625, 0.25, 0.5625], dtype=np.float32)
     labels = np.array([0, 0, 0, 0, 1, 1, 0])
     density, nothing = np.array([1, 2, 3, 4, 1.5, 2.5, 3.5]), np.zeros((7, 2), dtype=np.float32)
-    return Clustering(labels, labels < 0, nothing, density, edges, probability, np.array([[2, 3], [3, 6]]), 0.5, 0.5)
+    return Clustering(
+        labels, labels < 0, nothing, density, edges, probability, np.array([[2, 3], [3, 6]]), 0.5, 0.5, None
+    )
 
 
 def test_doubtful_merges_leave_out_what_similar_edges_join():

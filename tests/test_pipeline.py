@@ -3,11 +3,14 @@ import pytest
 
 from lcde.clustering.density import symmetrise
 from lcde.clustering.pipeline import LCDEClustering
+from lcde.data.formats import normalise
+from lcde.data.knn import build_knn
 
 # Worked by hand: symmetrised, all edges have connectivity 1, but 0→2 and 4→2 ½. Densities 1.15, 1.7, 1.2, 1.1, 0.85.
 INDICES = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 3], [3, 4, 2], [4, 3, 2]], dtype=np.int32)
 SIMILARITIES = np.array([[1, 0.9, 0.5], [1, 0.9, 0.8], [1, 0.8, 0.4], [1, 0.7, 0.4], [1, 0.7, 0.3]], dtype=np.float32)
 EDGES_DENSITY = [[0, 1], [2, 1], [3, 2], [4, 3]]
+FEATURES = np.eye(5, dtype=np.float32)
 PROBABILITY = {(0, 1): 0.875, (2, 1): 0.75, (3, 2): 0.25, (4, 3): 0.8125}
 
 
@@ -26,7 +29,7 @@ class FixedNetworks:
 
 def cluster(**settings):
     networks = FixedNetworks(np.ones(INDICES.shape, dtype=np.float32))
-    return LCDEClustering(**settings)(INDICES, SIMILARITIES, networks)
+    return LCDEClustering(**settings)(FEATURES, INDICES, SIMILARITIES, networks)
 
 
 def test_stages_give_what_the_hand_gives():
@@ -73,5 +76,20 @@ def test_inputs_are_left_unchanged():
     for array in arrays:
         array.flags.writeable = False  # writing would raise
     indices, similarities, directed = arrays
-    result = LCDEClustering(density_threshold=0.0)(indices, similarities, FixedNetworks(directed))
+    result = LCDEClustering(density_threshold=0.0)(FEATURES, indices, similarities, FixedNetworks(directed))
     assert np.array_equal(result.connectivity, symmetrise(directed, indices))
+
+
+def test_clusters_with_like_centroids_merge_if_asked():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 6)
+    people = rng.standard_normal((100, 128))
+    features = normalise((people[labels] + 0.8 * rng.standard_normal((600, 128))).astype(np.float32), "faces")
+    graph = build_knn(features, 8)
+    networks = FixedNetworks(np.ones((600, 8), dtype=np.float32))  # and no opinion on any pair
+    alone = LCDEClustering(1.1, edge_threshold=1.0)(features, *graph, networks)
+    assert len(np.unique(alone.labels)) == 600
+    assert alone.centroid_rule is None
+    merged = LCDEClustering(1.1, edge_threshold=1.0, strangers_per_centroid=0.005)(features, *graph, networks)
+    assert np.array_equal(merged.labels, labels)
+    assert 0.2 < merged.centroid_rule.threshold < 0.5

@@ -38,7 +38,7 @@ def part() -> Part:
 
 @pytest.fixture(scope="module")
 def clustering(part: Part) -> Clustering:
-    return LCDEClustering()(part.indices, part.similarities, CosineNetworks(part))
+    return LCDEClustering()(part.features, part.indices, part.similarities, CosineNetworks(part))
 
 
 def test_method_comparison_puts_lcde_first_and_prints_percentages():
@@ -99,7 +99,7 @@ def test_density_correctness_bins_edges_by_the_density_of_their_face(part, clust
 def test_density_correctness_without_edges(part):
     nothing, none = np.zeros((len(part), part.k), dtype=np.float32), np.empty((0, 2), dtype=np.int64)
     density, labels = np.zeros(len(part)), np.arange(len(part))
-    empty = Clustering(labels, labels < 0, nothing, density, none, np.empty(0, dtype=np.float32), none, 0.5, 0.5)
+    empty = Clustering(labels, labels < 0, nothing, density, none, np.empty(0, dtype=np.float32), none, 0.5, 0.5, None)
     (axes,) = plots.density_correctness(part, empty).axes
     assert [len(line.get_xdata()) for line in axes.lines] == [0, 0]
 

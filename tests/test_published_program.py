@@ -27,7 +27,7 @@ REFERENCES = {
 def cluster(part, pair):
     """The clustering of ``part``, LCENet's connectivity before it is symmetrised, and PCENet's of all density edges."""
     scorer = GraphScorer(pair.lcenet, pair.pcenet, part.features, part.indices)
-    result = LCDEClustering()(part.indices, part.similarities, scorer)
+    result = LCDEClustering()(part.features, part.indices, part.similarities, scorer)
     return result, scorer.connectivity(), scorer.edge_probability(result.edges_density)
 
 

@@ -16,7 +16,7 @@ def saved(make_part):
     """A clustering of 40 faces by their identities, of which the smallest is noise."""
     part = make_part(0)
     labels = np.unique(part.labels_true, return_inverse=True)[1].astype(np.int64) - 1
-    return SavedClustering(part.features, part.indices, labels, 0.8, 0.5, trained=False)
+    return SavedClustering(part.features, part.indices, labels, 0.8, 0.5, np.inf, np.inf, trained=False)
 
 
 class Scores:
@@ -73,6 +73,7 @@ def test_other_files_are_refused(saved, tmp_path):
         ("labels", lambda values: values.astype(float)),
         ("similarity_threshold", lambda _: np.nan),
         ("edge_threshold", lambda _: "0.5"),
+        ("centroid_threshold", lambda _: np.nan),
         ("trained", lambda _: 1),
         ("trained", lambda _: np.array([True])),
     ],
@@ -97,7 +98,9 @@ def test_assignment_is_the_rule_face_by_face(make_part, seed, count, trained):
     part = make_part(seed, num_faces=40 + count)
     labels = np.random.default_rng(seed).integers(-1, 6, size=40)
     labels = np.unique(np.append(labels, -1), return_inverse=True)[1][:40] - 1
-    saved = SavedClustering(part.features[:40], build_knn(part.features[:40], 6)[0], labels, 0.3, 0.5, trained)
+    saved = SavedClustering(
+        part.features[:40], build_knn(part.features[:40], 6)[0], labels, 0.3, 0.5, np.inf, np.inf, trained
+    )
     union = saved.assign(part.features[40:], Scores if trained else None)
 
     assert np.array_equal(union.indices[40:], part.indices[40:])
@@ -140,3 +143,17 @@ def test_what_does_not_fit_is_refused(saved):
         saved.assign(saved.features, Scores)
     with pytest.raises(InputError, match=r"give them with checkpoint=…"):
         replace(saved, trained=True).assign(saved.features, None)
+
+
+def test_what_new_faces_open_merges_by_the_centroids_and_never_with_noise():
+    turns = np.array([0.0, 0.1, 1.6, 1.5, 0.45, 0.5, 3.0, 3.1])  # of faces on a circle: 3 is noise, from 4 on new
+    features = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+    labels = np.array([1, 1, 0, -1])
+    saved = SavedClustering(
+        features[:4], build_knn(features[:4], 4)[0], labels, 0.99, 0.5, np.inf, np.inf, trained=False
+    )
+    assert saved.assign(features[4:], None).labels.tolist() == [1, 1, 0, -1, 2, 2, 3, 3]
+    merging = replace(saved, centroid_threshold=0.9, centroid_edge_similarity=0.9)
+    assert merging.assign(features[4:], None).labels.tolist() == [1, 1, 0, -1, 1, 1, 2, 2]
+    opposite = replace(saved, centroid_threshold=-1.0, centroid_edge_similarity=-1.0)
+    assert opposite.assign(features[4:], None).labels[:4].tolist() == labels.tolist()

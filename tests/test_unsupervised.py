@@ -13,17 +13,6 @@ def method():
     return Unsupervised(strangers_per_face=0.003, strangers_per_centroid=0.005, num_trials=10, seed=0)
 
 
-def test_threshold_is_where_strangers_stop(method):
-    features = normalise(np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32), "strangers")
-    similarities = features @ features.T
-    np.fill_diagonal(similarities, -1)
-    edges, centroids, doubtful = method.thresholds(features, np.ones((3000, 4), dtype=np.float32))
-    assert doubtful < centroids < edges
-    reached = [(similarities >= threshold).sum() / 3000 for threshold in (edges, doubtful)]
-    assert 0 <= reached[0] < 0.03  # normal tails are a little heavier than those of directions
-    assert 0.3 < reached[1] < 1.5
-
-
 def test_identities_of_one_and_of_many_faces_are_found(method):
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(150), [*([1] * 100), *([10] * 49), 300])

@@ -1,4 +1,4 @@
-"""LCDE's clustering: kNN graph and networks → connectivity → density → edges → clusters."""
+"""LCDE's clustering: kNN graph and networks → connectivity → density → edges → clusters → merged clusters."""
 
 import time
 from collections.abc import Iterator
@@ -8,10 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
+from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.components import noise_faces
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import official_similarity_threshold, select_edges, values_of_edges
 from lcde.clustering.joining import join_clusters
+from lcde.clustering.strangers import Strangers
 
 
 class Networks(Protocol):
@@ -35,6 +37,7 @@ class Clustering:
     edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where PCENet was not asked
     edges_similar:    (L, 2) int64
     similarity_threshold, edge_threshold:  of the similar edges and of the probability, as they were used
+    centroid_rule:    by which clusters merged in the end, None where they did not
     seconds:          time of each stage
     """
 
@@ -47,6 +50,7 @@ class Clustering:
     edges_similar: np.ndarray
     similarity_threshold: float
     edge_threshold: float
+    centroid_rule: CentroidRule | None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -58,13 +62,15 @@ class Clustering:
 
 @dataclass(frozen=True)
 class LCDEClustering:
-    """The published decision rule.
+    """The published decision rule, and what is put to it.
 
     similarity_threshold: τ of the similar edges; None takes the official rule, the mean similarity to the 3 nearest
         neighbours.
     edge_threshold: a density edge joins where PCENet's probability is above it.
     min_connectivity: density edges of less connectivity are dropped without asking PCENet; 0 asks about all that can
         matter, which gives the labels of the published program.
+    strangers_per_centroid: clusters merge in the end where their centroids are more similar than so many strangers of
+        a face are expected to be; None leaves them, as the published program does.
     precision: that the networks are to run in, "float32", or "auto" for a lower one where the device gains from it.
     min_cluster_size, density_threshold: faces of smaller clusters and of lower density are noise; the clusters
         themselves do not change.
@@ -73,12 +79,15 @@ class LCDEClustering:
     similarity_threshold: float | None = None
     edge_threshold: float = 0.5
     min_connectivity: float = 0.0
+    strangers_per_centroid: float | None = None
     precision: str = "float32"
     density_threshold: float | None = None
     min_cluster_size: int = 1
 
-    def __call__(self, indices: np.ndarray, similarities: np.ndarray, networks: Networks) -> Clustering:
-        """Cluster a kNN graph: ``indices`` (N, K) int32, ``similarities`` (N, K) float32."""
+    def __call__(
+        self, features: np.ndarray, indices: np.ndarray, similarities: np.ndarray, networks: Networks
+    ) -> Clustering:
+        """Cluster unit ``features`` (N, D) float32 with their kNN graph (N, K): ``indices`` int32, ``similarities``."""
         seconds: dict[str, float] = {}
         with timed(seconds, "connectivity"):
             directed = networks.connectivity()
@@ -107,9 +116,15 @@ class LCDEClustering:
                 self.min_connectivity,
             )
         seconds["components"] -= seconds["pairs"]
+        rule = None
+        if self.strangers_per_centroid is not None:
+            with timed(seconds, "centroids"):
+                rule = CentroidRule.of(Strangers.of(features), similarities, self.strangers_per_centroid)
+                labels = rule.merge(labels, features, rule.edges(indices, similarities))
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         edges = edges_density, edge_probability, edges_similar
-        return Clustering(labels, noise, connectivity, densities, *edges, threshold, self.edge_threshold, seconds)
+        thresholds = threshold, self.edge_threshold, rule
+        return Clustering(labels, noise, connectivity, densities, *edges, *thresholds, seconds)
 
 
 @contextmanager
