@@ -44,7 +44,7 @@ def test_training_leaves_everything_the_design_names(trained):
         assert set(labels) == set(range(values["clusters"]))
         assert len(labels) == values["nodes"]
         assert {"precision", "recall", "f_score"} == set(values["pairwise"]) == set(values["bcubed"])
-        assert {"knn", "connectivity", "edges", "pairs", "components", "total"} == set(values["seconds"])
+        assert {"knn", "connectivity", "edges", "pairs", "components", "centroids", "total"} == set(values["seconds"])
         assert {"components", "infomap"} == set(values["baselines"])
         assert values["peak_memory_mb"] > 0
     assert (folder / "checkpoints" / "last.ckpt").is_file()

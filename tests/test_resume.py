@@ -10,7 +10,9 @@ import pytest
 import torch
 from test_command_line import ROOT, TRAIN, run, succeed
 
-SMALL = [*TRAIN, "trainer.max_epochs=3", "~baselines.infomap"]
+# The first epoch counts as the best: the last checkpoint must not depend on that.
+BEST = ["callbacks.checkpoint.monitor=epoch", "callbacks.checkpoint.mode=min"]
+SMALL = [*TRAIN, "trainer.max_epochs=3", "~baselines.infomap", *BEST]
 
 
 def scores(folder):
@@ -39,6 +41,8 @@ def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path):
 
     assert scores(killed) == scores(whole)
     states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, killed)]
+    assert [state["epoch"] for state in states] == [2, 2]
+    assert torch.load(whole / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
     assert all(torch.equal(states[0]["state_dict"][name], value) for name, value in states[1]["state_dict"].items())
     histories = [state["callbacks"]["ClusteringEvaluation"]["history"] for state in states]
     for epoch in [*histories[0], *histories[1]]:

@@ -8,6 +8,8 @@ from scipy.sparse import csr_matrix
 from lcde.clustering.edges import official_similarity_threshold
 from lcde.clustering.strangers import Strangers
 
+ROWS = 16_384  # pairs of clusters compared at a time
+
 
 @dataclass(frozen=True)
 class CentroidRule:
@@ -46,28 +48,35 @@ class CentroidRule:
         num_faces, num_clusters = len(labels), labels.max() + 1
         ones = np.ones(num_faces, dtype=np.float32)
         sums = csr_matrix((ones, (labels, np.arange(num_faces))), shape=(num_clusters, num_faces)) @ features
-        pairs = _different(labels[edges], num_known)
-        merged = np.arange(num_clusters)
+        length = np.linalg.norm(sums, axis=1)
+        merged, into = np.arange(num_clusters), np.arange(num_clusters)
+        pairs, _ = _different(labels[edges], num_known)
+        similarity, stale = np.empty(len(pairs), dtype=np.float32), np.arange(len(pairs))
         while len(pairs):
-            centroids = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-            first, second = pairs.T
-            similarity = np.einsum("md,md->m", centroids[first], centroids[second])
-            place = np.empty(len(pairs), dtype=np.int64)
-            place[np.argsort(similarity, kind="stable")] = np.arange(len(pairs))  # no ties, so nobody has two partners
-            best = np.zeros(num_clusters, dtype=np.int64)
-            for cluster in (first, second):
-                np.maximum.at(best, cluster, place)
-            partners = (similarity > self.threshold) & (place == best[first]) & (place == best[second])
-            if not partners.any():
+            for start in range(0, len(stale), ROWS):
+                rows = stale[start : start + ROWS]
+                first, second = pairs[rows].T
+                product = np.einsum("md,md->m", sums[first], sums[second])
+                similarity[rows] = product / np.maximum(length[first] * length[second], np.finfo(np.float32).tiny)
+            close = np.flatnonzero(similarity > self.threshold)
+            if not len(close):
                 break
-            into = np.arange(num_clusters)
-            into[second[partners]] = first[partners]
-            sums[first[partners]] += sums[second[partners]]
-            merged, pairs = into[merged], _different(into[pairs], num_known)
+            close = pairs[close[np.argsort(similarity[close], kind="stable")]]
+            best, place = np.empty(num_clusters, dtype=np.int64), np.arange(len(close))
+            best[close] = place[:, None]  # in ascending order, so that the best partner of each is written last
+            grown, gone = close[(best[close] == place[:, None]).all(axis=1)].T
+            into[gone] = grown
+            sums[grown] += sums[gone]
+            length[grown] = np.linalg.norm(sums[grown], axis=1)
+            merged = into[merged]
+            pairs, kept = _different(into[pairs], num_known)
+            similarity, stale = similarity[kept], np.flatnonzero(np.isin(pairs, grown).any(axis=1))
         return np.unique(merged[labels], return_inverse=True)[1]
 
 
-def _different(pairs: np.ndarray, num_known: int) -> np.ndarray:
-    """Each pair (M, 2) of two different clusters, not both known, once, the lower one first."""
-    pairs = np.sort(pairs, axis=1)
-    return np.unique(pairs[(pairs[:, 0] < pairs[:, 1]) & (pairs[:, 1] >= num_known)], axis=0)
+def _different(pairs: np.ndarray, num_known: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each pair (M, 2) of two different clusters, not both known, once, the lower one first; and where each stood."""
+    first, second = pairs.min(axis=1), pairs.max(axis=1)
+    kept = np.flatnonzero((first < second) & (second >= num_known))
+    key, position = np.unique(first[kept] << 32 | second[kept], return_index=True)
+    return np.stack([key >> 32, key & 0xFFFF_FFFF], axis=1), kept[position]

@@ -93,6 +93,7 @@ class LCDEClustering:
             directed = networks.connectivity()
         with timed(seconds, "edges"):
             connectivity = symmetrise(directed, indices)
+            del directed  # at millions of faces, gigabytes
             densities = density(connectivity, similarities)
             threshold = self.similarity_threshold
             if threshold is None:
