@@ -39,7 +39,7 @@ class LCDE(ClusterMixin, BaseEstimator):
     k : neighbours, the face itself counted; fewer are used where there are fewer faces and no trained networks.
     similarity_threshold : τ of the similar edges, None for the official rule, the mean similarity to the 3 nearest.
     edge_threshold : a density edge joins above this probability.
-    exact : whether to take no shortcut and give the labels of the published program with trained networks.
+    exact : whether to give the labels of the published program with trained networks, without shortcuts and merging.
     density_threshold, min_cluster_size : faces of lower density and of smaller clusters get label -1.
     max_epochs : of training, None for as many as train.py takes.
     checkpoint : a .ckpt of train.py; lce_weights, pce_weights : a published pair of .pth files.

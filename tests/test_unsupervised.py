@@ -26,6 +26,8 @@ def test_identities_of_one_and_of_many_faces_are_found(method):
 def test_alike_and_few_faces_are_handled(method):
     alike = np.ones((5, 4), dtype=np.float32) / 2
     assert np.array_equal(method(alike, *build_knn(alike, 3)).labels, np.zeros(5))
+    one = np.eye(1, 4, dtype=np.float32)
+    assert method(one, *build_knn(one, 1)).labels.tolist() == [0]
     two = np.eye(2, dtype=np.float32)
     assert len(np.unique(method(two, *build_knn(two, 2)).labels)) == 2
 

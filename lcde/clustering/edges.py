@@ -6,8 +6,8 @@ from lcde.clustering.density import ROWS
 
 
 def official_similarity_threshold(similarities: np.ndarray) -> float:
-    """Mean similarity to the 3 nearest neighbours over the whole set (N, K), the published rule for τ."""
-    return float(np.mean(similarities[:, 1:4]))
+    """Mean similarity to the 3 nearest neighbours over the whole set (N, K), the published rule for τ; 1 if alone."""
+    return float(np.mean(similarities[:, 1:4])) if similarities.shape[1] > 1 else 1.0
 
 
 def select_edges(
