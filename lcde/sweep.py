@@ -15,6 +15,7 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 from rich.table import Table
 
 from lcde import plots
@@ -144,7 +145,7 @@ def summary_table(jobs: Sequence[Job]) -> Table:
         cells = ["–" if np.isnan(mean) else f"{100 * mean:.2f}" for mean in means]
         cells += [f"{job.mean('clusters'):,.0f}", f"{job.mean('seconds'):.1f}"] if job.parts else ["–", "no results"]
         values = [f"{float(value):.4g}" if plots.is_number(value) else value for value in settings[job.name].values()]
-        table.add_row(job.name, *values, *cells, style="bold" if scores[job.name] == best else None)
+        table.add_row(job.name, *map(escape, values), *cells, style="bold" if scores[job.name] == best else None)
     return table
 
 
