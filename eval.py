@@ -78,9 +78,7 @@ def main(config: DictConfig) -> None:
         log_config(loggers, config)
         log_results(loggers, results, run_dir)
     if pair is None:
-        print(
-            "No trained networks were given; some trained on labelled faces of the same kind (train.py) can find more."
-        )
+        print("No trained networks were given; some trained on labelled faces (train.py) can find more.")
     print(f"results: {run_dir}")
 
 

@@ -84,11 +84,12 @@ def threshold_curve(part: Part, clustering: Clustering) -> Figure:
     thresholds = [threshold for threshold in used + 0.03 * np.arange(-7, 8) if threshold >= 0]
     graph = part.indices, part.similarities, clustering.connectivity, clustering.density
     rule, scores = clustering.centroid_rule, []
+    candidates = None if rule is None else rule.edges(part.indices, part.similarities)
     for threshold in thresholds:
         edges = np.concatenate([kept, select_edges(*graph, threshold)[1]])
         labels = connected_labels(edges, len(part))
         if rule is not None:
-            labels = rule.merge(labels, part.features, rule.edges(part.indices, part.similarities))
+            labels = rule.merge(labels, part.features, candidates)
         scores.append(pairwise(Contingency.of(part.labels_true, labels)))
 
     figure = Figure(figsize=(6, 3.8), layout="constrained")

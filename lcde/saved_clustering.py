@@ -75,8 +75,8 @@ class SavedClustering:
 
         ``bind`` binds the trained networks to features (N + n, D) and graph (N + n, K); None where there are none.
         A new face joins where it has edges by the rule of the clustering, noise never; what new faces open merges, with
-        known clusters too, by its rule for centroids. Raises `InputError` where D
-        differs, and unless the networks are there exactly if they made the clustering.
+        known clusters too, by its rule for centroids. Raises `InputError` where D differs, and unless the networks are
+        there exactly if they made the clustering.
         """
         width, new_width = self.features.shape[1], features.shape[1]
         if new_width != width:
@@ -155,7 +155,8 @@ def _misfits(
         "thresholds": all(
             threshold.ndim == 0 and threshold.dtype.kind == "f" and not np.isnan(threshold)
             for threshold in (similarity_threshold, edge_threshold, centroid_threshold, centroid_edge_similarity)
-        ),
+        )
+        and np.isfinite([similarity_threshold, edge_threshold]).all(),
         "networks": trained.ndim == 0 and trained.dtype == bool,
     }
     return [name for name, fit in fits.items() if not fit]

@@ -74,6 +74,7 @@ def test_other_files_are_refused(saved, tmp_path):
         ("similarity_threshold", lambda _: np.nan),
         ("edge_threshold", lambda _: "0.5"),
         ("centroid_threshold", lambda _: np.nan),
+        ("edge_threshold", lambda _: np.inf),
         ("trained", lambda _: 1),
         ("trained", lambda _: np.array([True])),
     ],
