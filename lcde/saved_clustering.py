@@ -8,12 +8,15 @@ import numpy as np
 
 from lcde.clustering.assign import assign_faces
 from lcde.clustering.centroids import CentroidRule
-from lcde.clustering.components import label_noise
+from lcde.clustering.communities import communities
+from lcde.clustering.components import connected_labels, label_noise
 from lcde.clustering.pipeline import Clustering, Networks
 from lcde.data.formats import UNREADABLE, write_atomically
 from lcde.data.knn import build_knn
 from lcde.data.part import Part
 from lcde.errors import InputError
+
+TRIALS = 10  # runs of Infomap among new faces
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ class SavedClustering:
         """This clustering with new faces of unit ``features`` (n, D) float32 behind the known ones, which all stay.
 
         ``bind`` binds the trained networks to features (N + n, D) and graph (N + n, K); None where there are none.
-        A new face joins where it has edges by the rule of the clustering, noise never; what new faces open merges, with
-        known clusters too, by its rule for centroids. Raises `InputError` where D differs, and unless the networks are
+        New faces are clustered among themselves by the rule of the clustering; each then joins the known cluster, never
+        noise, or the group of new ones to which its edges are heaviest; what new faces open merges, with known clusters
+        too, by the rule for centroids. Raises `InputError` where D differs, and unless the networks are
         there exactly if they made the clustering.
         """
         width, new_width = self.features.shape[1], features.shape[1]
@@ -105,10 +109,19 @@ class SavedClustering:
         joins[:, 0] = False
         joins &= ~noise[found]
         rows, columns = np.nonzero(joins)
-        edges = np.stack([rows + num_known, found[rows, columns]], axis=1)
-        labels = assign_faces(edges, weights[rows, columns], self.labels, len(found))
+        edges, weights = np.stack([rows + num_known, found[rows, columns]], axis=1), weights[rows, columns]
+        labels = assign_faces(edges, weights, self.labels, self._groups(edges, weights, len(found)))
         labels = self._merge(np.concatenate([self.labels, labels]), union, found, similarities)
         return replace(self, features=union, indices=indices, labels=labels)
+
+    def _groups(self, edges: np.ndarray, weights: np.ndarray, num_new: int) -> np.ndarray:
+        """Clusters (n,) of the new faces among themselves, made of their edges as the known clusters were."""
+        num_known = len(self.labels)
+        among = edges[:, 1] >= num_known
+        ends = edges[among] - num_known
+        if self.trained:
+            return connected_labels(ends, num_new)
+        return communities(ends, weights[among], num_new, TRIALS, seed=0)
 
     def _merge(
         self, labels: np.ndarray, features: np.ndarray, indices: np.ndarray, similarities: np.ndarray

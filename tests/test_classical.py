@@ -30,11 +30,6 @@ def test_no_edge_means_singletons(method, part):
     assert np.array_equal(np.sort(method(part.indices, part.similarities, 2.0)), np.arange(len(part)))
 
 
-def test_infomap_repeats_itself(part):
-    labels = [Infomap(None, num_trials=1, seed=0)(part.indices, part.similarities, 0.2) for _ in range(2)]
-    assert np.array_equal(*labels)
-
-
 def test_components_join_at_exactly_the_threshold():
     indices = np.array([[0, 1], [1, 0], [2, 1]], dtype=np.int32)
     similarities = np.array([[1, 0.5], [1, 0.5], [1, 0.25]], dtype=np.float32)

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcde.clustering.assign import assign_faces
+from lcde.clustering.communities import communities
+from lcde.clustering.components import connected_labels
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
-from lcde.saved_clustering import SavedClustering
+from lcde.saved_clustering import TRIALS, SavedClustering
 
 
 @pytest.fixture
@@ -121,7 +123,11 @@ def test_assignment_is_the_rule_face_by_face(make_part, seed, count, trained):
                 weights.append(weight[column])
     edges = np.array(edges, dtype=np.int64).reshape(-1, 2)
     assert np.array_equal(union.labels[:40], labels)
-    assert np.array_equal(union.labels[40:], assign_faces(edges, np.array(weights), labels, count))
+    edges, weights = edges, np.array(weights)
+    among = edges[:, 1] >= 40
+    ends = edges[among] - 40
+    groups = connected_labels(ends, count) if trained else communities(ends, weights[among], count, TRIALS, seed=0)
+    assert np.array_equal(union.labels[40:], assign_faces(edges, weights, labels, groups))
     assert union.labels.min() >= -1
 
 

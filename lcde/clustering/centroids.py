@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from lcde.clustering.edges import official_similarity_threshold
+from lcde.clustering.edges import edges_above, official_similarity_threshold
 from lcde.clustering.strangers import Strangers
 
 ROWS = 16_384  # pairs of clusters compared at a time
@@ -34,9 +34,8 @@ class CentroidRule:
         return cls(min(limit, strangers.similarity(per_centroid)), min(limit, strangers.similarity(1)))
 
     def edges(self, indices: np.ndarray, similarities: np.ndarray, first_row: int = 0) -> np.ndarray:
-        """Edges (M, 2) of a graph (n, K) of the faces from ``first_row`` on, of at least `edge_similarity`."""
-        rows, columns = np.nonzero(similarities[:, 1:] >= self.edge_similarity)
-        return np.stack([rows + first_row, indices[rows, columns + 1]], axis=1)
+        """Edges (M, 2) of a graph (n, K) of the faces from ``first_row`` on, whose clusters are to be compared."""
+        return edges_above(indices, similarities, self.edge_similarity, first_row)[0]
 
     def merge(self, labels: np.ndarray, features: np.ndarray, edges: np.ndarray, num_known: int = 0) -> np.ndarray:
         """Labels (N,) int64 from 0 after merging clusters of ``labels`` (N,) int64 from 0.

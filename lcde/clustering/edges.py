@@ -10,6 +10,15 @@ def official_similarity_threshold(similarities: np.ndarray) -> float:
     return float(np.mean(similarities[:, 1:4])) if similarities.shape[1] > 1 else 1.0
 
 
+def edges_above(
+    indices: np.ndarray, similarities: np.ndarray, threshold: float, first_row: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (M, 2) int64 of at least ``threshold`` and their similarities (M,), of a graph (n, K) of faces that are
+    numbered from ``first_row``; an edge that both its ends name comes twice."""
+    rows, columns = np.nonzero(similarities[:, 1:] >= threshold)
+    return np.stack([rows + first_row, indices[rows, columns + 1]], axis=1), similarities[rows, columns + 1]
+
+
 def select_edges(
     indices: np.ndarray,
     similarities: np.ndarray,

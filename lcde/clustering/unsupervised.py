@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcde.clustering.centroids import CentroidRule
-from lcde.clustering.classical import Infomap
+from lcde.clustering.communities import communities
 from lcde.clustering.components import noise_faces
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import official_similarity_threshold
+from lcde.clustering.edges import edges_above, official_similarity_threshold
 from lcde.clustering.pipeline import Clustering, timed
 from lcde.clustering.strangers import Strangers
 
@@ -45,15 +45,25 @@ class Unsupervised:
             threshold = min(strangers.similarity(self.strangers_per_face), official_similarity_threshold(similarities))
             connectivity = symmetrise((similarities >= threshold).astype(np.float32), indices)
             densities = density(connectivity, similarities)
-            rows, columns = np.nonzero(similarities[:, 1:] >= threshold)
-            edges = np.unique(np.sort(np.stack([rows, indices[rows, columns + 1]], axis=1), axis=1), axis=0)
+            edges, weights = edges_above(indices, similarities, threshold)
         with timed(seconds, "components"):
-            labels = Infomap(threshold, self.num_trials, self.seed)(indices, similarities, threshold)
+            labels = communities(edges, weights, len(indices), self.num_trials, self.seed)
         with timed(seconds, "centroids"):
             rule = CentroidRule.of(strangers, similarities, self.strangers_per_centroid)
             labels = rule.merge(labels, features, rule.edges(indices, similarities))
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
+        edges_similar = np.unique(np.sort(edges, axis=1), axis=0)
         no_edges, no_probability = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)
         return Clustering(
-            labels, noise, connectivity, densities, no_edges, no_probability, edges, threshold, 1.0, rule, seconds
+            labels,
+            noise,
+            connectivity,
+            densities,
+            no_edges,
+            no_probability,
+            edges_similar,
+            threshold,
+            1.0,
+            rule,
+            seconds,
         )

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from lcde.clustering.communities import communities
+from lcde.clustering.components import connected_labels
+
+
+@pytest.fixture
+def two_crowds():
+    """Two cliques of 6 faces, joined by one weak edge, and a face alone."""
+    ends = np.array([(i, j) for i in range(12) for j in range(i + 1, 12) if i // 6 == j // 6] + [(0, 6)])
+    return ends, np.append(np.ones(len(ends) - 1), 0.3)
+
+
+def test_a_weak_edge_does_not_join_two_crowds(two_crowds):
+    labels = communities(*two_crowds, 13, num_trials=1, seed=0)
+    assert labels.dtype == np.int64
+    assert sorted(np.bincount(labels)) == [1, 6, 6]
+    assert len(set(labels[:6])) == len(set(labels[6:12])) == 1
+    assert connected_labels(two_crowds[0], 13)[0] == connected_labels(two_crowds[0], 13)[6]
+
+
+def test_edges_of_no_weight_do_not_count(two_crowds):
+    edges, weights = two_crowds
+    weights[-1] = -1.0
+    assert sorted(np.bincount(communities(edges, weights, 13, num_trials=1, seed=0))) == [1, 6, 6]
+    assert communities(edges, 0 * weights, 13, num_trials=1, seed=0).tolist() == list(range(13))
+
+
+def test_it_repeats_itself(two_crowds):
+    first, second = (communities(*two_crowds, 13, num_trials=2, seed=0) for _ in range(2))
+    assert np.array_equal(first, second)
