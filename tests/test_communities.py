@@ -30,3 +30,13 @@ def test_edges_of_no_weight_do_not_count(two_crowds):
 def test_it_repeats_itself(two_crowds):
     first, second = (communities(*two_crowds, 13, num_trials=2, seed=0) for _ in range(2))
     assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_community_reaches_across_components(seed):
+    rng = np.random.default_rng(seed)
+    edges = rng.integers(0, 200, size=(250, 2))
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    labels = communities(edges, rng.uniform(0.4, 1, len(edges)), 300, num_trials=3, seed=0)
+    components = connected_labels(edges, 300)
+    assert len(np.unique(np.stack([labels, components]), axis=1).T) == labels.max() + 1

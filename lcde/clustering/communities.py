@@ -7,6 +7,8 @@ import infomap
 import numpy as np
 from scipy.sparse import coo_matrix
 
+from lcde.clustering.components import connected_labels
+
 
 def communities(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int) -> np.ndarray:
     """Communities of ``edges`` (M, 2) with ``weights`` (M,) over N faces (map equation, Rosvall et al. 2009).
@@ -24,7 +26,8 @@ def communities(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_tria
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "modules.clu"
         result.write_clu(path)
-        faces, modules = np.loadtxt(path, dtype=np.int64, usecols=(0, 1), unpack=True)
-    labels = np.empty(num_faces, dtype=np.int64)
-    labels[faces] = np.unique(modules, return_inverse=True)[1]
-    return labels
+        faces, found = np.loadtxt(path, dtype=np.int64, usecols=(0, 1), unpack=True)
+    modules = np.empty(num_faces, dtype=np.int64)
+    modules[faces] = found
+    # Infomap now and then puts faces into one module between which there are no edges.
+    return connected_labels(edges[np.equal(*modules[edges].T)], num_faces)
