@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from lcde.errors import InputError
 from lcde.models import scoring
-from lcde.models.encoder import Encoder, SharedDropout, attend, require_divisible
+from lcde.models.encoder import Encoder, SharedDropout, attend, require_divisible, take
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import HIDDEN, PCENet
 from lcde.models.scoring import GraphScorer
+from lcde.models.tokens import distinct, num_distinct
 
 D, K, LAYERS, HEADS, WIDTH = 8, 4, 2, 4, 12
 SIZES = {"num_layers": LAYERS, "nhead": HEADS, "dim_feedforward": WIDTH, "dropout": 0.3}
@@ -119,14 +120,42 @@ def test_inference_equals_training_without_dropout(pair):
 def test_attention_is_that_of_pytorch(dtype, training):
     query, key, value = (torch.randn(2, 3, tokens, 7) for tokens in (2, 5, 5))
     expected = F.scaled_dot_product_attention(query, key, value)
-    actual = attend(*(x.to(dtype).requires_grad_(training) for x in (query, key, value)))
+    actual = attend(*(x.to(dtype).requires_grad_(training) for x in (query, key, value)), None)
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.float(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.03)
 
 
 def test_query_tokens_come_out_as_among_all_tokens():
     encoder, x = randomised(Encoder(D, K, **SIZES)), torch.randn(3, 5, D + K)
-    torch.testing.assert_close(encoder(x, [0, 3]), encoder(x)[:, [0, 3]], rtol=1e-4, atol=1e-5)
+    queries = torch.tensor([[0, 3], [4, 4], [2, 1]])
+    torch.testing.assert_close(encoder(x, queries), take(encoder(x), queries), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_token_stands_for_its_copies(training):
+    encoder, x = randomised(Encoder(D, K, **SIZES)), torch.randn(2, 4, D + K)
+    copies = torch.tensor([[2, 1, 3, 0], [1, 1, 1, 2]])
+    with torch.set_grad_enabled(training):
+        actual = encoder(x, None, copies.float())
+        for row, times in enumerate(copies):
+            expected = encoder(x[row].repeat_interleave(times, dim=0)[None])[0]
+            repeated = actual[row].repeat_interleave(times, dim=0)
+            torch.testing.assert_close(repeated, expected, rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=6, max_size=6), min_size=1, max_size=4))
+def test_distinct_faces_are_each_named_once(rows):
+    faces = torch.tensor(rows)
+    positions, copies, number = distinct(faces)
+    assert num_distinct(faces).tolist() == [len(set(row)) for row in rows]
+    assert positions.shape[1] == max(len(set(row)) for row in rows)
+    for row, *found in zip(rows, positions.tolist(), copies.tolist(), number.tolist(), strict=True):
+        named, count, of = found
+        real = [row[position] for position, times in zip(named, count, strict=True) if times]
+        assert sorted(real) == sorted(set(row))
+        assert all(row.index(row[position]) == position for position in named[: len(real)])
+        assert [times for times in count if times] == [row.count(face) for face in real]
+        assert [row[named[each]] for each in of] == row
 
 
 def test_shared_dropout_drops_the_same_channels_of_all_tokens():
@@ -147,7 +176,19 @@ def test_shared_dropout_passes_through_where_it_has_nothing_to_do(probability):
 def test_probabilities_are_those_of_class_1():
     lcenet, pcenet, x = randomised(LCENet(D, K, **SIZES)), randomised(PCENet(D, K, **SIZES)), torch.randn(3, 2 * K, D)
     torch.testing.assert_close(lcenet.connectivity(x[:, :K]), lcenet(x[:, :K]).softmax(-1)[..., 1])
-    torch.testing.assert_close(pcenet.edge_probability(x), pcenet(x).softmax(-1)[..., 1])
+    faces = torch.arange(2 * K).expand(3, -1)
+    torch.testing.assert_close(pcenet.edge_probability(x, faces), pcenet(x).softmax(-1)[..., 1])
+
+
+def test_shared_neighbours_are_computed_once_with_the_same_answer():
+    pcenet, features = randomised(PCENet(D, K, **SIZES)), torch.randn(7, D)
+    faces = torch.tensor([[0, 1, 2, 3, 1, 0, 2, 4], [5, 6, 0, 1, 2, 3, 4, 6], [3, 4, 5, 6, 3, 4, 5, 6]])
+    tokens = []
+    pcenet.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].shape[1]))
+    actual = pcenet.edge_probability(features[faces], faces)
+    assert tokens == [7]
+    torch.testing.assert_close(actual, pcenet(features[faces]).softmax(-1)[:, 1], rtol=1e-4, atol=1e-5)
+    assert actual.std() > 1e-3
 
 
 @given(st.integers(1, 10), st.booleans(), st.integers(2, 40), st.integers(1, 12))
@@ -187,7 +228,7 @@ def test_scores_are_those_of_each_neighbourhood(scorer):
     ends = [torch.cat([neighbours[first], neighbours[second]]) for first, second in EDGES]
     with torch.no_grad():
         expected = [scorer.lcenet.connectivity(faces[None])[0] for faces in neighbours]
-        expected_edges = [scorer.pcenet.edge_probability(faces[None])[0] for faces in ends]
+        expected_edges = [scorer.pcenet(faces[None]).softmax(-1)[0, 1] for faces in ends]
     connectivity, probability = scorer.connectivity(), scorer.edge_probability(EDGES)
     assert (connectivity.dtype, probability.dtype) == (np.float32, np.float32)
     np.testing.assert_allclose(connectivity, torch.stack(expected), atol=1e-5)

@@ -22,31 +22,39 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, queries: list[int] | None) -> Tensor:
-        """(B, T, E) → (B, Q, E); ``queries`` are token positions, None for all T."""
+    def forward(self, x: Tensor, queries: Tensor | None, copies: Tensor | None) -> Tensor:
+        """(B, T, E) → (B, Q, E); for ``queries`` and ``copies`` see `Encoder`."""
         if queries is None:
             query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
             width = x.shape[-1]
-            query = F.linear(x[:, queries], self.in_proj_weight[:width], self.in_proj_bias[:width])
+            query = F.linear(take(x, queries), self.in_proj_weight[:width], self.in_proj_bias[:width])
             key, value = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
-        heads = attend(self._split(query), self._split(key), self._split(value))
+        heads = attend(self._split(query), self._split(key), self._split(value), copies)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)  # (B, H, T, E/H)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def take(x: Tensor, positions: Tensor) -> Tensor:
+    """The tokens (B, Q, E) of ``x`` (B, T, E) at ``positions`` (B, Q)."""
+    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, copies: Tensor | None) -> Tensor:
     """Scaled dot-product attention: (B, H, Q, E/H) over (B, H, T, E/H) twice → (B, H, Q, E/H).
+
+    With ``copies`` (B, T), a token counts as so many like it: exp(a + log n) = n·exp(a).
 
     On a CPU the plain products are faster than PyTorch's kernel: backward, at small head widths up to four times in
     bfloat16, and forward in bfloat16.
     """
+    bias = None if copies is None else copies.log()[:, None, None]
     if query.device.type == "cpu" and (query.requires_grad or query.dtype == torch.bfloat16):
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return scores.softmax(dim=-1) @ value
-    return F.scaled_dot_product_attention(query, key, value)
+        return (scores if bias is None else scores + bias).softmax(dim=-1) @ value
+    return F.scaled_dot_product_attention(query, key, value, bias)
 
 
 class SharedDropout(nn.Dropout):
@@ -74,10 +82,10 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.dropout = SharedDropout(dropout)
 
-    def forward(self, x: Tensor, queries: list[int] | None = None) -> Tensor:
-        """(B, T, E) → (B, Q, E), only the query tokens' outputs being computed."""
-        attended = self.self_attn(self.norm1(x), queries)
-        x = (x if queries is None else x[:, queries]) + self.dropout(attended)
+    def forward(self, x: Tensor, queries: Tensor | None, copies: Tensor | None) -> Tensor:
+        """(B, T, E) → (B, Q, E); for ``queries`` and ``copies`` see `Encoder`."""
+        attended = self.self_attn(self.norm1(x), queries, copies)
+        x = (x if queries is None else take(x, queries)) + self.dropout(attended)
         hidden = self.dropout(F.relu(self.linear1(self.norm2(x)), inplace=True))
         return x + self.dropout(self.linear2(hidden))
 
@@ -92,11 +100,15 @@ class Encoder(nn.Module):
         width = feature_dim + num_tokens
         self.layers = nn.ModuleList(EncoderLayer(width, nhead, dim_feedforward, dropout) for _ in range(num_layers))
 
-    def forward(self, x: Tensor, queries: list[int] | None = None) -> Tensor:
-        """(B, T, E) → (B, Q, E); the last layer computes the query tokens only, None for all T."""
+    def forward(self, x: Tensor, queries: Tensor | None = None, copies: Tensor | None = None) -> Tensor:
+        """(B, T, E) → (B, Q, E).
+
+        The last layer computes only the tokens at the positions ``queries`` (B, Q), all T without. A token stands for
+        ``copies`` (B, T) tokens that are all alike, and 0 of them are none: outputs are those of the set with all.
+        """
         for layer in self.layers[:-1]:
-            x = layer(x)
-        return self.layers[-1](x, queries)
+            x = layer(x, None, copies)
+        return self.layers[-1](x, queries, copies)
 
 
 def require_divisible(feature_dim: int, k: int, nhead: int) -> None:

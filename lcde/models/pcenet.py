@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from lcde.models.encoder import Encoder
-from lcde.models.tokens import tokens
+from lcde.models.encoder import Encoder, take
+from lcde.models.tokens import distinct, tokens
 
 HIDDEN = 2048  # width of the published classifier
 
@@ -27,7 +27,7 @@ class PCENet(nn.Module):
 
     def forward(self, neighbours: Tensor) -> Tensor:
         """Features (B, 2K, D), the K neighbours of one end then those of the other → logits (B, 2); class 1 = same."""
-        return self._classify(neighbours, self.encoder(tokens(neighbours), [0, self.k]))
+        return self.edge_and_tokens(neighbours)[0]
 
     def edge_and_tokens(self, neighbours: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, with the encoded tokens (B, 2K, D + 2K) of all faces beside the logits."""
@@ -41,6 +41,12 @@ class PCENet(nn.Module):
         output = self.classifier[-1]
         return output(hidden.to(output.weight.dtype))
 
-    def edge_probability(self, neighbours: Tensor) -> Tensor:
-        """Features (B, 2K, D) → probability (B,) that both ends are of one identity."""
-        return torch.softmax(self(neighbours).float(), dim=-1)[:, 1]
+    def edge_probability(self, neighbours: Tensor, faces: Tensor) -> Tensor:
+        """Features (B, 2K, D) of ``faces`` (B, 2K) → probability (B,) that both ends are of one identity.
+
+        A face that both ends have among their neighbours gives the same token twice, which is computed once.
+        """
+        positions, copies, number = distinct(faces)
+        x = take(tokens(neighbours), positions)
+        encoded = self.encoder(x, number[:, [0, self.k]], copies.to(x.dtype))
+        return torch.softmax(self._classify(neighbours, encoded).float(), dim=-1)[:, 1]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from lcde.distributed import broadcast, gather, rank, world_size
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import PCENet
-from lcde.models.tokens import gather_neighbourhoods
+from lcde.models.tokens import num_distinct
 
 TOKENS_PER_BATCH = {"cpu": 5_120, "cuda": 655_360}  # what the caches of a CPU, the memory of a GPU, take best
+ROWS = 65_536  # edges whose neighbourhoods are compared at a time
 
 
 class GraphScorer:
@@ -49,7 +50,10 @@ class GraphScorer:
 
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """Probability (M,) float32 that the ends of each of ``edges`` (M, 2) are of one identity."""
-        return self._on_all_ranks("edge probabilities", edges)
+        order = np.argsort(self._num_distinct(edges), kind="stable")  # so that the sets of a batch are of like sizes
+        probability = np.empty(len(edges), dtype=np.float32)
+        probability[order] = self._on_all_ranks("edge probabilities", edges[order])
+        return probability
 
     def serve(self) -> None:
         """Score this rank's share of everything until rank 0 calls `dismiss`."""
@@ -69,7 +73,7 @@ class GraphScorer:
         """This rank's run of the batches that one process would take: its scores are the same to the last bit."""
         k = self.indices.shape[1]
         network, tokens_each, shape = {
-            "connectivity": (self.lcenet.connectivity, k, (k,)),
+            "connectivity": (self._connectivity, k, (k,)),
             "edge probabilities": (self._edge_probability, 2 * k, ()),
         }[what]
         size = max(1, TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"]) // tokens_each)
@@ -80,13 +84,25 @@ class GraphScorer:
         scores = np.empty((len(share), *shape), dtype=np.float32)
         for start in track(range(0, len(share), size), what, disable=not self.show_progress, transient=True):
             batch = torch.from_numpy(share[start : start + size]).to(self.device)
-            neighbours = gather_neighbourhoods(self.features, self.indices, batch)
-            scores[start : start + size] = network(neighbours).cpu().numpy()
+            scores[start : start + size] = network(self.indices[batch].long()).cpu().numpy()
         return scores
 
-    def _edge_probability(self, neighbours: Tensor) -> Tensor:
-        """(B, 2, K, D) neighbourhoods of both ends → (B,)."""
-        return self.pcenet.edge_probability(neighbours.flatten(1, 2))
+    def _connectivity(self, faces: Tensor) -> Tensor:
+        """Neighbours (B, K) of B faces → (B, K)."""
+        return self.lcenet.connectivity(self.features[faces])
+
+    def _edge_probability(self, faces: Tensor) -> Tensor:
+        """Neighbours (B, 2, K) of both ends of B edges → (B,)."""
+        faces = faces.flatten(1)
+        return self.pcenet.edge_probability(self.features[faces], faces)
+
+    def _num_distinct(self, edges: np.ndarray) -> np.ndarray:
+        """How many different faces (M,) are among the neighbours of both ends of each of ``edges`` (M, 2)."""
+        number = np.empty(len(edges), dtype=np.int64)
+        for start in range(0, len(edges), ROWS):
+            faces = self.indices[torch.from_numpy(edges[start : start + ROWS]).to(self.device)].flatten(1)
+            number[start : start + ROWS] = num_distinct(faces).cpu().numpy()
+        return number
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

@@ -7,9 +7,27 @@ import torch
 from torch import Tensor
 
 
-def gather_neighbourhoods(features: Tensor, indices: Tensor, faces: Tensor) -> Tensor:
-    """Features of the neighbours of ``faces``: (N, D), (N, K), (B, …) → (B, …, K, D)."""
-    return features[indices[faces].long()]
+def distinct(faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The different ones among T ``faces`` (B, T) of a set, U at most.
+
+    Returns their positions (B, U) among the T, how often each occurs (B, U), 0 where a set has fewer than U, and which
+    of the U each of the T is (B, T).
+    """
+    ordered, order = faces.sort(dim=1, stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    number = first.cumsum(dim=1) - 1
+    size = int(number.max()) + 1
+    copies = number.new_zeros(len(faces), size).scatter_add_(1, number, torch.ones_like(number))
+    # What is not the first of its kind is written behind the others and cut off.
+    positions = order.new_zeros(len(faces), size + 1).scatter_(1, number.where(first, size), order)[:, :size]
+    return positions, copies, torch.empty_like(number).scatter_(1, order, number)
+
+
+def num_distinct(faces: Tensor) -> Tensor:
+    """How many different ones there are in each set of ``faces`` (B, T): (B,)."""
+    ordered = faces.sort(dim=1).values
+    return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
 
 
 def tokens(neighbours: Tensor) -> Tensor:
