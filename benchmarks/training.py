@@ -1,7 +1,8 @@
 """Training pairs per second: batches of indices, beside a loader that copies the tokens of every pair.
 
 The copying loader builds each pair's tokens as the published inference code does, and feeds the same networks in the
-same `Trainer`. A training step is timed whole, and the loader alone up to the tokens of both networks.
+same `Trainer`, in float32 as PyTorch trains where nobody asks for anything else. A training step is timed whole, and
+the loader alone up to the tokens of both networks.
 """
 
 import logging
@@ -66,16 +67,25 @@ class CopyingData(EdgePairDataModule):
         return Neighbourhoods(features, same_as_end, same_identity)
 
 
-CONTENDERS = {"lcde": EdgePairDataModule, "copying loader": CopyingData}
+# The data module, and the precision of training.
+CONTENDERS = {
+    "lcde": (EdgePairDataModule, "auto"),
+    "lcde, float32": (EdgePairDataModule, "32-true"),
+    "copying loader": (CopyingData, "32-true"),
+}
 
 
 def cases(options: Options) -> list[Case]:
     found = []
     for name, (overrides, steps) in SETTINGS.items():
         num_faces = len(_data(EdgePairDataModule, overrides).train_part)
-        for what, prepare in (("training step", _training), ("loader alone", _loading)):
-            contenders = {by: partial(prepare, kind, overrides, steps) for by, kind in CONTENDERS.items()}
-            found.append(Case("training", f"{what}, {name}", num_faces, contenders))
+        steps_of = {
+            by: partial(_training, kind, [*overrides, f"trainer.precision={precision}"], steps)
+            for by, (kind, precision) in CONTENDERS.items()
+        }
+        loaders = {by: partial(_loading, CONTENDERS[by][0], overrides, steps) for by in ("lcde", "copying loader")}
+        found.append(Case("training", f"training step, {name}", num_faces, steps_of))
+        found.append(Case("training", f"loader alone, {name}", num_faces, loaders))
     return found
 
 

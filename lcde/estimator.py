@@ -22,6 +22,7 @@ from lcde.errors import InputError
 from lcde.models.scoring import GraphScorer
 from lcde.models.weights import NetworkPair, load_checkpoint, load_networks, load_published, require_matching
 from lcde.saved_clustering import SavedClustering
+from lcde.trainer import make_trainer
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -137,8 +138,9 @@ class LCDE(ClusterMixin, BaseEstimator):
         pl.seed_everything(self.random_state, verbose=False)
         module = instantiate(config.model, feature_dim=feature_dim, k=k, nhead=math.gcd(8, feature_dim, k))
         datamodule = instantiate(config.data)(dataset=_InMemory(k, feature_dim, part))
-        trainer = pl.Trainer(
+        trainer = make_trainer(
             accelerator="auto" if self.device == "auto" else torch.device(self.device).type,
+            precision=config.trainer.precision,
             max_epochs=self.max_epochs or config.trainer.max_epochs,
             gradient_clip_val=config.trainer.gradient_clip_val,
             reload_dataloaders_every_n_epochs=1,

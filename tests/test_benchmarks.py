@@ -123,7 +123,7 @@ def test_differing_labels_are_counted(tmp_path):
 def test_copying_loader_serves_the_batches_of_the_data_module(options):
     [(overrides, _)] = training.SETTINGS.values()
     batches = []
-    for kind in training.CONTENDERS.values():
+    for kind in (training.EdgePairDataModule, training.CopyingData):
         data = training._data(kind, overrides)
         data.trainer = training.Stage()
         batch = next(iter(data.train_dataloader()))

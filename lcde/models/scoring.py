@@ -1,15 +1,14 @@
 """Run both networks over a whole kNN graph, on all processes of the job; batches are index ranges."""
 
-import copy
-
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from lcde.distributed import broadcast, gather, rank, world_size
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import PCENet
+from lcde.models.precision import as_dtype, fastest_dtype
 from lcde.models.tokens import num_distinct
 
 TOKENS_PER_BATCH = {"cpu": 5_120, "cuda": 655_360}  # what the caches of a CPU, the memory of a GPU, take best
@@ -103,21 +102,3 @@ class GraphScorer:
             faces = self.indices[torch.from_numpy(edges[start : start + ROWS]).to(self.device)].flatten(1)
             number[start : start + ROWS] = num_distinct(faces).cpu().numpy()
         return number
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on devices with instructions for it, otherwise float32."""
-    if device.type == "cuda":
-        gains = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        gains = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if gains else torch.float32
-
-
-def as_dtype(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """``network`` itself, or a copy in another ``dtype``; its last layer stays in float32, which answers need."""
-    if dtype == torch.float32:
-        return network
-    network = copy.deepcopy(network).to(dtype)
-    network.classifier[-1].float()
-    return network
