@@ -55,3 +55,19 @@ def test_pairs_are_drawn_anew_each_epoch_and_alike_in_each_run(datamodule):
     later = datamodule.train_dataloader().dataset.pairs
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
+
+
+def test_rotation_changes_training_features_alone_and_no_similarity(datamodule):
+    batch = next(iter(datamodule.train_dataloader()))
+    plain = datamodule.on_after_batch_transfer(batch, 0).features
+    datamodule.rotate = True
+    first, second = (datamodule.on_after_batch_transfer(batch, 0).features for _ in range(2))
+    for turned in (first, second):
+        assert (turned - plain).abs().max() > 0.1
+        torch.testing.assert_close(turned @ turned.mT, plain @ plain.mT)
+    assert (first - second).abs().max() > 0.1
+    datamodule.trainer.training = False
+    part = datamodule.evaluation_parts[0]
+    faces = datamodule.on_after_batch_transfer(next(iter(datamodule.val_dataloader()[0])), 0)
+    pairs = next(iter(datamodule.val_dataloader()[0])).pairs
+    assert np.array_equal(faces.features, part.features[part.indices[pairs]])

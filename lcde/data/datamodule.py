@@ -62,10 +62,15 @@ class EdgePairDataModule(LightningDataModule):
     sampler:     draws the pairs of each epoch anew, with the latest connectivity of the training part
     batch_size:  pairs a step and process
     seed:        of the draws; epoch and seed alone decide them, whichever run asks
+    rotate:      whether to turn the features of each training step at random, which leaves all similarities as they
+        are: the networks cannot learn directions by heart
     """
 
-    def __init__(self, dataset: FaceDataset, sampler: PairSampler, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, dataset: FaceDataset, sampler: PairSampler, batch_size: int, seed: int, rotate: bool = False
+    ) -> None:
         super().__init__()
+        self.rotate = rotate
         self.dataset, self.sampler, self.batch_size, self.seed = dataset, sampler, batch_size, seed
         self.train_part: Part | None = None
         self.evaluation_parts: list[Part] = []
@@ -108,7 +113,10 @@ class EdgePairDataModule(LightningDataModule):
         features, indices, labels = self._tensors(part, batch.pairs.device)
         neighbours = indices[batch.pairs].long()  # (B, 2, K)
         same_as_end = labels[neighbours][:, None] == labels[batch.pairs][..., None, None]  # (B, 2, 2, K)
-        return Neighbourhoods(features[neighbours], same_as_end.long(), batch.same_identity)
+        faces = features[neighbours]
+        if training and self.rotate:
+            faces = faces @ _random_rotation(faces.shape[-1]).to(faces)
+        return Neighbourhoods(faces, same_as_end.long(), batch.same_identity)
 
     def _loader(self, part: Part, pairs: np.ndarray) -> DataLoader:
         """This rank's share of ``pairs``: the ranks' batches of a step are together the batch of one process."""
@@ -120,6 +128,12 @@ class EdgePairDataModule(LightningDataModule):
             arrays = (part.features, part.indices, part.labels_true)
             self._on_device[id(part)] = tuple(torch.from_numpy(array).to(device) for array in arrays)
         return self._on_device[id(part)]
+
+
+def _random_rotation(width: int) -> Tensor:
+    """An orthogonal matrix (width, width), all alike likely (QR of a Gaussian one, Mezzadri 2007)."""
+    rotation, triangle = torch.linalg.qr(torch.randn(width, width))
+    return rotation * triangle.diagonal().sign()
 
 
 def _as_is(batch: EdgePairs) -> EdgePairs:
