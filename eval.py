@@ -1,6 +1,7 @@
 """Cluster and score: ``python eval.py [checkpoint=…] [key=value …]``; every choice is in conf/."""
 
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import hydra
@@ -14,12 +15,21 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from lcde import report
+from lcde.clustering.pipeline import Clustering
 from lcde.data.datasets import Custom, Dataset
 from lcde.data.formats import require_free
 from lcde.data.knn import require_k
+from lcde.data.part import Part
 from lcde.distributed import own_processes
 from lcde.errors import InputError, exit_on_input_error
-from lcde.evaluation import evaluate_assignment, evaluate_baselines, evaluate_lcde, evaluate_unsupervised
+from lcde.evaluation import (
+    Result,
+    choose_thresholds,
+    evaluate_assignment,
+    evaluate_baselines,
+    evaluate_lcde,
+    evaluate_unsupervised,
+)
 from lcde.loggers import log_config, log_results
 from lcde.models.scoring import GraphScorer
 from lcde.models.weights import NetworkPair, load_networks, require_matching
@@ -50,28 +60,31 @@ def main(config: DictConfig) -> None:
     baselines = instantiate(config.get("baselines", {}))
     train_part, parts = dataset.load(train=bool(baselines) and dataset.has_train())  # to choose their thresholds on
 
-    clustering = instantiate(config.clustering)
+    clustering, unsupervised = instantiate(config.clustering), instantiate(config.unsupervised)
     with own_processes():
-        if pair is None:
-            unsupervised = instantiate(config.unsupervised)
-            evaluated = [evaluate_unsupervised(part, unsupervised) for part in parts]
-        else:
-            for part in parts:
-                require_k(dataset.k, len(part), part.name)
+        if pair is not None:
             fabric.launch()
             networks = pair.lcenet.to(fabric.device), pair.pcenet.to(fabric.device)
             cache = None if config.score_cache is None else Path(config.score_cache)
-            evaluated = [evaluate_lcde(part, *networks, clustering, True, cache) for part in parts]
+
+        def evaluate(part: Part) -> tuple[Result, Clustering] | None:
+            if pair is None:
+                evaluated = evaluate_unsupervised(part, unsupervised)
+            else:
+                require_k(dataset.k, len(part), part.name)
+                evaluated = evaluate_lcde(part, networks, clustering, True, cache)
+            if evaluated is not None and config.save_to is not None:
+                SavedClustering.of(part, evaluated[1], dataset.k, pair is not None).save(config.save_to)
+            return evaluated
+
+        results, shown = report.evaluate_parts(parts, evaluate, run_dir, config.report)
         if not fabric.is_global_zero:
             return
-    results = [result for result, _ in evaluated]
-    results += evaluate_baselines(parts, baselines, train_part)
-    clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
-
-    if config.save_to is not None:
-        SavedClustering.of(*clusterings[0], dataset.k, pair is not None).save(config.save_to)
+    baselines = choose_thresholds(baselines, train_part)
+    if baselines:
+        results += chain.from_iterable(map(partial(evaluate_baselines, baselines=baselines), parts))
     if config.report:
-        report.illustrate(results, clusterings, run_dir, {})
+        report.illustrate(results, shown, run_dir, {})
     report.publish(results, run_dir)
     if config.get("logger") is not None:
         loggers = [instantiate(config.logger)]

@@ -1,5 +1,6 @@
 """Train LCDE and show its F-scores: ``python train.py [key=value …]``; every choice is in conf/."""
 
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -13,7 +14,7 @@ from lcde import plots, report
 from lcde.callbacks import ClusteringEvaluation
 from lcde.distributed import own_processes
 from lcde.errors import exit_on_input_error
-from lcde.evaluation import evaluate_baselines, evaluate_lcde
+from lcde.evaluation import choose_thresholds, evaluate_baselines, evaluate_lcde
 from lcde.loggers import log_config, log_results
 from lcde.models.weights import load_checkpoint
 from lcde.resume import last_checkpoint, resumed
@@ -49,13 +50,13 @@ def main(config: DictConfig) -> float:
         best = load_checkpoint(trainer.checkpoint_callback.best_model_path)
         networks = [network.to(trainer.strategy.root_device) for network in (best.lcenet, best.pcenet)]
         parts = datamodule.evaluation_parts
-        evaluated = [evaluate_lcde(part, *networks, clustering, show_progress=True) for part in parts]
+        evaluate = partial(evaluate_lcde, networks=networks, clustering=clustering, show_progress=True)
+        results, shown = report.evaluate_parts(parts, evaluate, run_dir, show=True)
         if trainer.is_global_zero:
-            results = [result for result, _ in evaluated]
-            results += evaluate_baselines(parts, instantiate(config.get("baselines", {})), datamodule.train_part)
-            clusterings = [(part, clustered) for part, (_, clustered) in zip(parts, evaluated, strict=True)]
+            baselines = choose_thresholds(instantiate(config.get("baselines", {})), datamodule.train_part)
+            results += [result for part in parts for result in evaluate_baselines(part, baselines)]
             training = {"training": plots.training_curves(evaluation.history)}
-            report.illustrate(results, clusterings, run_dir, training)
+            report.illustrate(results, shown, run_dir, training)
             report.publish(results, run_dir)
             log_results(trainer.loggers, results, run_dir)
             print(f"results, figures, report.html and checkpoints: {run_dir}")

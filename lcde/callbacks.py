@@ -32,7 +32,7 @@ class ClusteringEvaluation(Callback):
         scores = {}
         for part in trainer.datamodule.evaluation_parts:
             networks = pl_module.lcenet, pl_module.pcenet
-            evaluated = evaluate_lcde(part, *networks, self.clustering, show_progress=False)
+            evaluated = evaluate_lcde(part, networks, self.clustering, show_progress=False)
             if evaluated is not None:
                 scores[f"val/{part.name}/pairwise_f"] = evaluated[0].pairwise.f_score
                 scores[f"val/{part.name}/bcubed_f"] = evaluated[0].bcubed.f_score

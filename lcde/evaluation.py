@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,22 +48,21 @@ class Result:
 
 def evaluate_lcde(
     part: Part,
-    lcenet: nn.Module,
-    pcenet: nn.Module,
+    networks: tuple[nn.Module, nn.Module],
     clustering: LCDEClustering,
     show_progress: bool,
     score_cache: Path | None = None,
 ) -> tuple[Result, Clustering] | None:
-    """Cluster ``part`` with the networks, on the device they are on; their outputs are kept in ``score_cache``.
+    """Cluster ``part`` with LCENet and PCENet, on the device they are on; their outputs are kept in ``score_cache``.
 
     All processes of a job call this: the networks run on all of them, clustering on rank 0, the others get None.
     """
-    scorer = GraphScorer(lcenet, pcenet, part.features, part.indices, clustering.precision, show_progress)
+    scorer = GraphScorer(*networks, part.features, part.indices, clustering.precision, show_progress)
     if rank() > 0:
         return scorer.serve()
     try:
-        networks = scorer if score_cache is None else CachedScores(scorer, score_cache)
-        clustered = clustering(part.features, part.indices, part.similarities, networks)
+        scores = scorer if score_cache is None else CachedScores(scorer, score_cache)
+        clustered = clustering(part.features, part.indices, part.similarities, scores)
     finally:
         scorer.dismiss()
     return _result_of(part, "LCDE", clustered), clustered
@@ -75,25 +74,31 @@ def evaluate_unsupervised(part: Part, method: Unsupervised) -> tuple[Result, Clu
     return _result_of(part, "unsupervised", clustered), clustered
 
 
-def evaluate_baselines(
-    parts: Sequence[Part], baselines: Mapping[str, ThresholdMethod], train_part: Part | None
-) -> list[Result]:
-    """Every baseline on every part.
+def choose_thresholds(
+    baselines: Mapping[str, ThresholdMethod], train_part: Part | None
+) -> dict[str, tuple[ThresholdMethod, float]]:
+    """Every baseline with its threshold.
 
-    A baseline whose threshold is None takes the one that is best on ``train_part``, and is left out without one.
+    One whose threshold is None takes the one that is best on ``train_part``, and is left out without one.
     """
+    chosen = {}
+    for name, method in track(baselines.items(), "thresholds of untrained methods", transient=True):
+        if method.threshold is not None:
+            chosen[name] = method, method.threshold
+        elif train_part is not None:
+            graph = train_part.indices, train_part.similarities
+            chosen[name] = method, choose_threshold(method, *graph, train_part.labels_true)
+    return chosen
+
+
+def evaluate_baselines(part: Part, baselines: Mapping[str, tuple[ThresholdMethod, float]]) -> list[Result]:
+    """Every one of `choose_thresholds` on ``part``."""
     results = []
-    for name, method in track(baselines.items(), "untrained methods", transient=True):
-        threshold = method.threshold
-        if threshold is None:
-            if train_part is None:
-                continue
-            threshold = choose_threshold(method, train_part.indices, train_part.similarities, train_part.labels_true)
-        for part in parts:
-            start = time.perf_counter()
-            labels = method(part.indices, part.similarities, threshold)
-            seconds = {"knn": part.knn_seconds, "clustering": time.perf_counter() - start}
-            results.append(_result(part.name, part.labels_true, name, labels, None, seconds))
+    for name, (method, threshold) in track(baselines.items(), "untrained methods", transient=True):
+        start = time.perf_counter()
+        labels = method(part.indices, part.similarities, threshold)
+        seconds = {"knn": part.knn_seconds, "clustering": time.perf_counter() - start}
+        results.append(_result(part.name, part.labels_true, name, labels, None, seconds))
     return results
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lcde.data.formats import write_atomically
 from lcde.data.part import Part
 from lcde.evaluation import Result
 from lcde.metrics import Contingency, pairwise
-from lcde.plots import PALETTE
+from lcde.plots import PALETTE, cluster_sizes, density_correctness, edge_separation
 
 CURVE_FACES = 200_000  # beyond, clustering 15 times more for one curve takes too long
 EDGES = 10  # doubtful decisions of each kind
@@ -36,40 +37,49 @@ CAPTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class PartReport:
+    """What the page shows of one part beside its scores: small, so that the part itself can be let go of.
+
+    figures:    by kind, "cluster_sizes" and, with identities, "edges", "density", "threshold"
+    decisions:  what the template shows of edges and clusters
+    """
+
+    figures: dict[str, Figure]
+    decisions: dict[str, Any]
+
+
+def report_part(part: Part, clustering: Clustering) -> PartReport:
+    """Look at the decisions on ``part``; an image that cannot be read is left blank."""
+    figures = {"cluster_sizes": cluster_sizes(clustering.labels, part.labels_true)}
+    if part.labels_true is not None and part.k > 1:
+        figures["edges"] = edge_separation(part, clustering)
+    if part.labels_true is not None and len(clustering.edges_density):
+        figures["density"] = density_correctness(part, clustering)
+        if len(part) <= CURVE_FACES:
+            figures["threshold"] = threshold_curve(part, clustering)
+    return PartReport(figures, _decisions(part, clustering))
+
+
 def write_report(
-    path: Path,
-    results: Sequence[Result],
-    clusterings: Sequence[tuple[Part, Clustering]],
-    figures: Mapping[str, Figure],
-    images: Mapping[str, Sequence[Path]] | None,
+    path: Path, results: Sequence[Result], parts: Mapping[str, PartReport], figures: Mapping[str, Figure]
 ) -> None:
     """Write the page to ``path``.
 
-    results:      all methods on all parts, the main method's first for each part
-    clusterings:  the parts, among those of the results, whose decisions and faces are to be shown
-    figures:      by name, "<part>_<kind>" for those of one part
-    images:       by part's name, the image file of each of its N faces; one that cannot be read is left blank
+    results:  all methods on all parts, the main method's first for each part
+    parts:    by part's name, what to show of some of those parts, or all
+    figures:  those of no single part, by name
     """
-    names = list(dict.fromkeys(result.part for result in results))
-    # "part1_test_edges" belongs to "part1_test", even where there is a part "part1".
-    owner = {key: max((name for name in names if key.startswith(f"{name}_")), key=len, default="") for key in figures}
-    parts = {name: _scores(name, results) for name in names}
-    for key in sorted(figures, key=lambda key: not key.endswith("_cluster_sizes")):
-        if owner[key]:
-            parts[owner[key]]["figures"].append(_shown(key.removeprefix(f"{owner[key]}_"), figures[key]))
-    for part, clustering in clusterings:
-        if part.labels_true is not None and len(clustering.edges_density) and len(part) <= CURVE_FACES:
-            curve = threshold_curve(part, clustering)
-            parts[part.name]["figures"].append(_shown("threshold", curve))
-        parts[part.name] |= _decisions(part, clustering, (images or {}).get(part.name))
-
+    shown = {name: _scores(name, results) for name in dict.fromkeys(result.part for result in results)}
+    for name, part in parts.items():
+        shown[name] |= {"figures": [_shown(*item) for item in part.figures.items()], **part.decisions}
     environment = Environment(
         autoescape=True, loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, undefined=StrictUndefined
     )
     environment.filters |= {"number": "{:,}".format, "percent": lambda share, digits=2: f"{100 * share:.{digits}f}"}
-    general = [_shown(key, figure) for key, figure in figures.items() if not owner[key]]
+    general = [_shown(*item) for item in figures.items()]
     page = environment.get_template("html_report.html.j2").render(
-        parts=parts, figures=general, dpi=DPI, max_faces=FACES
+        parts=shown, figures=general, dpi=DPI, max_faces=FACES
     )
     write_atomically(path, lambda file: file.write(page.encode()))
 
@@ -136,14 +146,15 @@ def doubtful_splits(clustering: Clustering) -> np.ndarray:
 
 
 def _scores(part: str, results: Sequence[Result]) -> dict[str, Any]:
-    """What the template shows of every part; `_decisions` adds to it."""
+    """What the template shows of every part; a `PartReport` adds to it."""
     own = [result for result in results if result.part == part]
     none: dict[str, Any] = {"figures": [], "merges": [], "splits": [], "clusters": {}}
     return {"results": own, "sizes": np.bincount(own[0].labels), **none}
 
 
-def _decisions(part: Part, clustering: Clustering, images: Sequence[Path] | None) -> dict[str, Any]:
+def _decisions(part: Part, clustering: Clustering) -> dict[str, Any]:
     """What the template shows of one part's edges and clusters."""
+    images = part.images
     labels, labels_true, sizes = clustering.labels, part.labels_true, np.bincount(clustering.labels)
 
     def face(number: int, odd: bool = False) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a run leaves behind: the table on the screen, metrics.json, labels and figures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,42 @@ from lcde.clustering.pipeline import Clustering
 from lcde.data.formats import write_atomically
 from lcde.data.part import Part
 from lcde.evaluation import Result
-from lcde.html_report import write_report
+from lcde.html_report import PartReport, report_part, write_report
 from lcde.metrics import Score
 from lcde.published import PublishedScore, published_scores, ranks
 
 
+def evaluate_parts(
+    parts: Iterable[Part], evaluate: Callable[[Part], tuple[Result, Clustering] | None], folder: Path, show: bool
+) -> tuple[list[Result], dict[str, PartReport]]:
+    """Evaluate one part after the other and write the results so far into ``folder`` after each.
+
+    Returns the results and, if they are to be shown, what a report shows of each part; nothing where ``evaluate``
+    gives None, as it does on all ranks but the first.
+    """
+    results, shown = [], {}
+
+    def take(part: Part) -> None:
+        evaluated = evaluate(part)
+        if evaluated is not None:
+            results.append(evaluated[0])
+            write_results(results, folder)
+            if show:
+                shown[part.name] = report_part(part, evaluated[1])
+
+    for _ in map(take, parts):  # a loop over the parts would hold one while the next is read
+        pass
+    return results, shown
+
+
 def illustrate(
-    results: Sequence[Result],
-    clusterings: Sequence[tuple[Part, Clustering]],
-    folder: Path,
-    more_figures: Mapping[str, Figure],
-) -> dict[str, Figure]:
-    """Write figures and ``report.html`` into ``folder``; return the figures by name."""
-    figures = make_figures(results, clusterings) | more_figures
-    plots.save_figures(figures, folder / "figures")
-    images = {part.name: part.images for part, _ in clusterings if part.images is not None}
-    write_report(folder / "report.html", results, clusterings, figures, images)
-    return figures
+    results: Sequence[Result], parts: Mapping[str, PartReport], folder: Path, more_figures: Mapping[str, Figure]
+) -> None:
+    """Write figures and ``report.html`` into ``folder``."""
+    figures = method_figures(results) | more_figures
+    of_parts = {f"{name}_{kind}": figure for name, part in parts.items() for kind, figure in part.figures.items()}
+    plots.save_figures(figures | of_parts, folder / "figures")
+    write_report(folder / "report.html", results, parts, figures)
 
 
 def publish(results: Sequence[Result], folder: Path) -> None:
@@ -95,27 +114,19 @@ def write_results(results: Sequence[Result], folder: Path) -> None:
     write_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
 
 
-def make_figures(results: Sequence[Result], clusterings: Sequence[tuple[Part, Clustering]]) -> dict[str, Figure]:
-    """Figures by file name: methods side by side, and for each part its edges, cluster sizes and density."""
-    figures = {}
+def method_figures(results: Sequence[Result]) -> dict[str, Figure]:
+    """Figures of all methods side by side, and beside the published ones where there are such."""
     scored = [result for result in results if result.pairwise is not None]
-    if scored:
-        rows = [(result.part, result.method, result.pairwise.f_score, result.bcubed.f_score) for result in scored]
-        figures["methods"] = plots.method_comparison(rows)
-        rows = [
-            (part, method, *score)
-            for part in dict.fromkeys(result.part for result in scored)
-            for method, score in _with_published([result for result in scored if result.part == part]).items()
-        ]
-        if rows:
-            figures["published"] = plots.method_comparison(rows)
-    for part, clustering in clusterings:
-        figures[f"{part.name}_cluster_sizes"] = plots.cluster_sizes(clustering.labels, part.labels_true)
-        if part.labels_true is not None and part.k > 1:
-            figures[f"{part.name}_edges"] = plots.edge_separation(part, clustering)
-        if part.labels_true is not None and len(clustering.edges_density):
-            figures[f"{part.name}_density"] = plots.density_correctness(part, clustering)
-    return figures
+    if not scored:
+        return {}
+    rows = [(result.part, result.method, result.pairwise.f_score, result.bcubed.f_score) for result in scored]
+    published = [
+        (part, method, *score)
+        for part in dict.fromkeys(result.part for result in scored)
+        for method, score in _with_published([result for result in scored if result.part == part]).items()
+    ]
+    figures = {"methods": plots.method_comparison(rows)}
+    return figures | {"published": plots.method_comparison(published)} if published else figures
 
 
 def write_config(text: str, folder: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lcde.data.datasets import IJBB, MS1M, Custom, DeepFashion
-from lcde.data.formats import normalise
+from lcde.data.formats import normalise, write_knn
 from lcde.errors import InputError
 
 
@@ -63,6 +63,21 @@ def test_training_part_is_read_beside_the_others(part, tmp_path):
     train, evaluation = dataset.load(train=True)
     assert train.name == "deepfashion_train"
     assert [part.name for part in evaluation] == ["deepfashion_test"]
+
+
+@pytest.mark.parametrize("what", ["features", "graph"])
+def test_all_parts_are_checked_before_one_is_worked_on(what, part, make_part, tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path, part, MS1M, name)
+    if what == "features":
+        with open(tmp_path / "features" / "two.bin", "r+b") as file:
+            file.write(np.full(16, np.nan, dtype=np.float32).tobytes())
+    else:
+        other = make_part(1, num_faces=60, feature_dim=16, k=8)
+        write_knn(tmp_path / "knns" / "two" / "faiss_k_8.npz", other.indices, other.similarities, "", "data")
+    with pytest.raises(InputError, match="two"):
+        MS1M(str(tmp_path), 8, 16, None, ["one", "two"]).load(train=False)
+    assert not (tmp_path / "knns" / "one").exists()
 
 
 def test_ijbb_has_nothing_to_train_on(tmp_path):

@@ -13,9 +13,9 @@ from lcde import html_report
 from lcde.clustering.components import connected_labels
 from lcde.clustering.pipeline import Clustering, LCDEClustering
 from lcde.evaluation import Result
-from lcde.html_report import doubtful_merges, doubtful_splits, threshold_curve, write_report
+from lcde.html_report import PartReport, doubtful_merges, doubtful_splits, report_part, threshold_curve, write_report
 from lcde.metrics import Contingency, bcubed, nmi, pairwise
-from lcde.report import make_figures
+from lcde.report import method_figures
 
 DATA_URI = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/=]+")
 VOID = {"meta", "link", "img"}
@@ -103,12 +103,12 @@ def pictures(tmp_path, part):
 
 @pytest.fixture
 def write(tmp_path):
-    def write(parts, images=None, method="LCDE", figures=True, **settings):
+    def write(parts, method="LCDE", **settings):
         pairs = [(part, cluster(part, **settings)) for part in parts]
         results = [result_of(part, clustering.labels, method) for part, clustering in pairs]
         results += [result_of(part, np.arange(len(part)), "singletons") for part in parts]
-        figures = make_figures(results, pairs) if figures else {}
-        write_report(tmp_path / "run" / "report.html", results, pairs, figures, images)
+        shown = {part.name: report_part(part, clustering) for part, clustering in pairs}
+        write_report(tmp_path / "run" / "report.html", results, shown, method_figures(results))
         return Page(tmp_path / "run" / "report.html")
 
     return write
@@ -144,7 +144,7 @@ def test_names_are_escaped(write, part):
 
 
 def test_without_labels_no_scores(write, part):
-    page = write([replace(part, labels_true=None)], {"faces": ["nowhere.png"] * len(part)})
+    page = write([replace(part, labels_true=None, images=["nowhere.png"] * len(part))])
     for word in ("F-score", "precision", "recall", "BCubed", "NMI", "right", "wrong", "decision", "identit"):
         assert word not in page.words
     assert len(page.images()) == 1, "cluster sizes"
@@ -152,7 +152,7 @@ def test_without_labels_no_scores(write, part):
 
 
 def test_images_become_thumbnails_and_unreadable_ones_are_left_blank(write, part, pictures):
-    page = write([part], {"faces": pictures}, figures=False)
+    page = write([replace(part, images=pictures)])
     assert page.headings[-3:] == ["Largest clusters", "Most doubtful clusters", "Random clusters"]
     faces = [int(face) for face in re.findall(r'alt="face (\d+)"', page.html)]
     blank = [int(face) for face in re.findall(r"The image of face (\d+) cannot be read", page.html)]
@@ -171,7 +171,7 @@ def test_cluster_gallery_shows_faces_by_density_and_frames_other_identities(writ
     labels_true = part.labels_true.copy()
     labels_true[largest] = 3
     labels_true[by_density[-1]] = 4
-    page = write([replace(part, labels_true=labels_true)], {"faces": pictures})
+    page = write([replace(part, labels_true=labels_true, images=pictures)])
     gallery = re.search(r'<div class="gallery">.*?</div>', page.html, re.DOTALL)[0]
     numbers = [int(face) for face in re.findall(r'title="(?:The image of )?face (\d+)', gallery)]
     assert len(largest) > len(numbers) == html_report.FACES
@@ -193,7 +193,7 @@ def test_thumbnails_stand_upright(tmp_path, mode):
 
 
 def test_page_needs_nothing_else(write, part, pictures):
-    page = write([part], {"faces": pictures})
+    page = write([replace(part, images=pictures)])
     rest = DATA_URI.sub("", page.html)
     for word in ("http", "//", "url(", "@import", "<script", "srcset"):
         assert word not in rest
@@ -203,9 +203,13 @@ def test_page_needs_nothing_else(write, part, pictures):
 
 def test_figures_stand_with_their_part(write, tmp_path, part):
     longer = replace(part, name="faces_b", labels_true=None)
-    figures = {name: Figure(figsize=(1, 1)) for name in ("faces_b_extra", "methods", "faces_x", "faces_cluster_sizes")}
+    shown = {
+        name: PartReport({kind: Figure(figsize=(1, 1)) for kind in kinds}, {})
+        for name, kinds in {"faces": ("cluster_sizes", "x"), "faces_b": ("extra",)}.items()
+    }
     labels = cluster(part).labels
-    write_report(tmp_path / "a.html", [result_of(p, labels) for p in (part, longer)], [], figures, None)
+    results = [result_of(p, labels) for p in (part, longer)]
+    write_report(tmp_path / "a.html", results, shown, {"methods": Figure(figsize=(1, 1))})
     page = Page(tmp_path / "a.html")
     assert page.headings == ["Face clustering", "Methods", "faces", "faces_b"]
     captions = [html_report.CAPTIONS["methods"], html_report.CAPTIONS["cluster_sizes"], "x", "extra"]
@@ -216,7 +220,7 @@ def test_figures_stand_with_their_part(write, tmp_path, part):
 
 def test_two_parts_have_a_table_and_a_section_each(write, part, pictures):
     other = replace(part, name="other", labels_true=None)
-    page = write([part, other], {"faces": pictures})
+    page = write([replace(part, images=pictures), other])
     assert re.findall(r"<caption>(.*?)</caption>", page.html) == ["faces", "other"]
     links = [value for tag, value in page.resources if tag == "a"]
     assert links == ["#part-1", "#part-2"]
@@ -229,7 +233,7 @@ def test_two_parts_have_a_table_and_a_section_each(write, part, pictures):
 def test_one_cluster_and_noise(tmp_path, part):
     labels, noise = np.zeros(len(part), dtype=np.int64), np.arange(len(part)) < 2
     result = result_of(part, labels, noise=noise)
-    write_report(tmp_path / "a.html", [result], [], {}, None)
+    write_report(tmp_path / "a.html", [result], {}, {})
     page = Page(tmp_path / "a.html")
     assert "into 1 cluster, with" in page.words
     assert "2 faces of small or sparse clusters count as noise" in page.words
@@ -241,10 +245,10 @@ def test_clustering_without_density_edges(tmp_path, part, pictures):
     none = np.empty((0, 2), dtype=np.int64)
     clustering = replace(clustering, edges_density=none, edge_probability=np.empty(0, dtype=np.float32))
     results = [result_of(part, clustering.labels, "unsupervised")]
-    write_report(tmp_path / "a.html", results, [(part, clustering)], {}, {"faces": pictures})
+    write_report(tmp_path / "a.html", results, {"faces": report_part(replace(part, images=pictures), clustering)}, {})
     page = Page(tmp_path / "a.html")
     assert page.headings == ["Face clustering", "Methods", "faces", "Largest clusters", "Random clusters"]
-    assert not any(uri.startswith("data:image/png") for uri in page.images()), "no threshold curve"
+    assert sum(uri.startswith("data:image/png") for uri in page.images()) == 2, "sizes and edges, no threshold curve"
 
 
 def test_threshold_curve_is_left_out_of_large_parts(write, part, monkeypatch):
@@ -318,7 +322,9 @@ def test_rows_say_whether_decisions_were_right(tmp_path, part):
     labels_true = np.array([0, 0, 0, 1, 2, 3, 4])
     small = replace(part, features=part.features[:7], labels_true=labels_true)
     small = replace(small, indices=part.indices[:7, :2] % 7, similarities=part.similarities[:7, :2])
-    write_report(tmp_path / "a.html", [result_of(small, clustering.labels)], [(small, clustering)], {}, None)
+    write_report(
+        tmp_path / "a.html", [result_of(small, clustering.labels)], {"faces": report_part(small, clustering)}, {}
+    )
     words = Page(tmp_path / "a.html").words
     rows = re.findall(r"(\d) – (\d) . (right|wrong)", words)
     assert rows == [("4", "5", "wrong"), ("0", "1", "right"), ("1", "2", "right"), ("5", "3", "right")]

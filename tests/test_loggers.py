@@ -17,7 +17,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from lcde import plots
 from lcde.clustering.classical import ThresholdComponents
-from lcde.evaluation import evaluate_baselines
+from lcde.evaluation import choose_thresholds, evaluate_baselines
 from lcde.loggers import log_config, log_results
 
 ROOT = Path(__file__).parents[1]
@@ -103,9 +103,9 @@ def test_tensorboard_has_scores_figures_and_the_configuration(make_part, tmp_pat
         config = compose("train", ["logger=tensorboard", f"logger.save_dir={tmp_path}", "~callbacks", "~trainer"])
     loggers = [instantiate(config.logger)]
     part = make_part(0)
-    results = evaluate_baselines(
-        [part, replace(part, labels_true=None, name="b")], {"half": ThresholdComponents(0.5)}, None
-    )
+    baselines = choose_thresholds({"half": ThresholdComponents(0.5), "unknown": ThresholdComponents(None)}, None)
+    parts = part, replace(part, labels_true=None, name="b")
+    results = [result for each in parts for result in evaluate_baselines(each, baselines)]
     plots.save_figures({"sizes": plots.cluster_sizes(part.labels_true)}, tmp_path / "figures")
     log_config(loggers, config)
     log_results(loggers, results, tmp_path)

@@ -39,5 +39,5 @@ def test_other_data_get_no_table_and_no_figure(capsys):
     results = [result("part1_test", 4207, "LCDE", 0.92, 0.92)]
     report.print_published(results)
     assert capsys.readouterr().out == ""
-    assert set(report.make_figures(results, [])) == {"methods"}
-    assert set(report.make_figures([result("512", 18_171, "LCDE", 0.9, 0.9)], [])) == {"methods", "published"}
+    assert set(report.method_figures(results)) == {"methods"}
+    assert set(report.method_figures([result("512", 18_171, "LCDE", 0.9, 0.9)])) == {"methods", "published"}

@@ -79,7 +79,8 @@ class EdgePairDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if self.train_part is None:
-            self.train_part, self.evaluation_parts = self.dataset.load(train=True)
+            self.train_part, parts = self.dataset.load(train=True)
+            self.evaluation_parts = list(parts)  # each epoch clusters all of them
 
     def set_train_connectivity(self, connectivity: np.ndarray) -> None:
         """Tell the sampler what LCENet now gives for the training part: (N, K) float32, not symmetrised."""

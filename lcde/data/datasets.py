@@ -1,7 +1,7 @@
 """Which files make up a part, for each data set that `dataset=` can name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from lcde.data.formats import (
     require_label_each,
     require_npy_shape,
 )
-from lcde.data.knn import GraphFiles, build_knn, knn_graph, require_k
+from lcde.data.knn import GraphFiles, build_knn, knn_graph, require_k, stored_graph
 from lcde.data.part import Part
 from lcde.errors import InputError
 
@@ -32,11 +32,29 @@ class Dataset(Protocol):
     def has_train(self) -> bool:
         """Whether the training part is there."""
 
-    def load(self, train: bool) -> tuple[Part | None, list[Part]]:
+    def load(self, train: bool) -> tuple[Part | None, Sequence[Part]]:
         """The training part, None unless ``train``, and the evaluation parts, labelled if ``train``.
 
         Raises `InputError` for anything missing or misfitting before the first kNN graph is built.
         """
+
+
+class PartsInTurn(Sequence[Part]):
+    """Parts that are read when they are asked for; the one read last is kept until another is wanted."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Part]) -> None:
+        self.names, self._read = names, read
+        self._last: Part | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, position: int) -> Part:
+        name = self.names[position]
+        if self._last is None or self._last.name != name:
+            self._last = None  # before reading: there may be no room for two
+            self._last = self._read(name)
+        return self._last
 
 
 @dataclass
@@ -61,18 +79,26 @@ class FileDataset(ABC):
     def has_train(self) -> bool:
         return self.train_part is not None and self._features(self.train_part).is_file()
 
-    def load(self, train: bool) -> tuple[Part | None, list[Part]]:
+    def load(self, train: bool) -> tuple[Part | None, PartsInTurn]:
         if train and self.train_part is None:
             raise InputError(f"{type(self).__name__} has no training part; train on another dataset=….")
         names = [self.train_part] if train else []
         names += [self._name(part) for part in self.parts]
         labels = {name: self._checked_labels(name) for name in names}  # cheap checks of all parts come first
-        features = {name: self._read_features(name, len(labels[name])) for name in names}
-        parts = []
-        for name in names:
-            indices, similarities, seconds = knn_graph(features[name], self.k, self._graph(name), name, self.graph_k)
-            parts.append(Part(name, features[name], indices, similarities, labels[name], seconds))
-        return (parts[0], parts[1:]) if train else (None, parts)
+        building: dict[str, float] = {}  # a graph that is built at the first reading is a file at the second
+
+        def read(name: str) -> Part:
+            features = self._read_features(name, len(labels[name]))
+            indices, similarities, seconds = knn_graph(features, self.k, self._graph(name), name, self.graph_k)
+            return Part(name, features, indices, similarities, labels[name], building.setdefault(name, seconds))
+
+        parts = PartsInTurn(names, read)
+        if len(names) == 1:
+            parts[0]  # it can stay in memory
+        else:  # a second reading costs little beside what comes after it
+            for name in names:
+                stored_graph(self._read_features(name, len(labels[name])), self.k, self._graph(name))
+        return (parts[0], PartsInTurn(names[1:], read)) if train else (None, parts)
 
     def _name(self, part: int | str) -> str:
         return str(part)

@@ -56,12 +56,12 @@ def knn_graph(
     Raises `InputError` where ``k`` >= N, or a stored graph was built from other features or is in the way.
     """
     require_k(k, len(features), source)
-    if (graph := _stored_graph(features, k, files)) is not None:
+    if (graph := stored_graph(features, k, files)) is not None:
         return *graph, 0.0
     graph_k = max(k, min(graph_k or k, len(features) - 1))
     path = files.path(graph_k)
     with _alone(path):
-        if (graph := _stored_graph(features, k, files)) is not None:  # another process built it meanwhile
+        if (graph := stored_graph(features, k, files)) is not None:  # another process built it meanwhile
             return *graph, 0.0
         if path.exists():  # the one file of a layout that has no room for others
             raise InputError(f"{path} holds {max(files.stored())} neighbours, fewer than dataset.k={k}; {REBUILD}")
@@ -85,8 +85,11 @@ def _alone(path: Path) -> Iterator[None]:
             lock.unlink()
 
 
-def _stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> tuple[np.ndarray, np.ndarray] | None:
-    """``indices`` and ``similarities`` (N, k) from the file of the smallest K' >= ``k``, None without one."""
+def stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> tuple[np.ndarray, np.ndarray] | None:
+    """``indices`` and ``similarities`` (N, k) from the file of the smallest K' >= ``k``, None without one.
+
+    Raises `InputError` where it does not fit ``features`` (N, D).
+    """
     stored = files.stored()
     usable = [stored_k for stored_k in stored if stored_k >= k]
     if not usable:
