@@ -49,7 +49,7 @@ def test_training_leaves_everything_the_design_names(trained):
         assert values["peak_memory_mb"] > 0
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert "part0_train: 80" in (folder / "config.yaml").read_text()
-    assert len(list((folder / "figures").glob("*.png"))) == 8
+    assert len(list((folder / "figures").glob("*.png"))) == 10
     assert "LCDE" in output
     assert "infomap" in output
 
