@@ -80,6 +80,15 @@ def test_all_parts_are_checked_before_one_is_worked_on(what, part, make_part, tm
     assert not (tmp_path / "knns" / "one").exists()
 
 
+def test_a_graph_in_the_way_is_found_before_another_is_built(part, tmp_path):
+    for name in ("512", "1024"):
+        write(tmp_path, part, IJBB, name)
+    np.save(tmp_path / "knn.graph.1024.bf.npy", part.indices[:, :5])
+    with pytest.raises(InputError, match=r"knn\.graph\.1024\.bf\.npy holds 5 neighbours"):
+        IJBB(str(tmp_path), 8, 16, None, [512, 1024]).load(train=False)
+    assert not (tmp_path / "knn.graph.512.bf.npy").exists()
+
+
 def test_ijbb_has_nothing_to_train_on(tmp_path):
     dataset = IJBB(str(tmp_path), 8, 16, None, [512])
     assert not dataset.has_train()

@@ -57,14 +57,12 @@ def knn_graph(
     """
     require_k(k, len(features), source)
     if (graph := stored_graph(features, k, files)) is not None:
-        return *graph, 0.0
+        return *_first_columns(*graph, k), 0.0
     graph_k = max(k, min(graph_k or k, len(features) - 1))
     path = files.path(graph_k)
     with _alone(path):
         if (graph := stored_graph(features, k, files)) is not None:  # another process built it meanwhile
-            return *graph, 0.0
-        if path.exists():  # the one file of a layout that has no room for others
-            raise InputError(f"{path} holds {max(files.stored())} neighbours, fewer than dataset.k={k}; {REBUILD}")
+            return *_first_columns(*graph, k), 0.0
         start = time.perf_counter()
         indices, similarities = build_knn(features, graph_k)
         seconds = time.perf_counter() - start
@@ -86,13 +84,15 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> tuple[np.ndarray, np.ndarray] | None:
-    """``indices`` and ``similarities`` (N, k) from the file of the smallest K' >= ``k``, None without one.
+    """``indices`` and ``similarities`` (N, K') of the smallest K' >= ``k`` on file, in its order, None without one.
 
-    Raises `InputError` where it does not fit ``features`` (N, D).
+    Raises `InputError` where it does not fit ``features`` (N, D), or a smaller one is in the way.
     """
     stored = files.stored()
     usable = [stored_k for stored_k in stored if stored_k >= k]
     if not usable:
+        if stored and "{k}" not in files.pattern:  # the layout has no room for another
+            raise InputError(f"{files.path(k)} holds {max(stored)} neighbours, fewer than dataset.k={k}; {REBUILD}")
         return None
     path = stored[min(usable)]
     indices, similarities, fingerprint = read_knn(path)
@@ -102,6 +102,11 @@ def stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> tuple[np.nd
         require_neighbours(features, indices, similarities, str(path))
     else:
         require_similarities(features, indices, similarities, fingerprint, str(path))
+    return indices, similarities
+
+
+def _first_columns(indices: np.ndarray, similarities: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` nearest of the neighbours (N, K'), in order."""
     indices, similarities = order_neighbours(indices, similarities)
     return np.ascontiguousarray(indices[:, :k]), np.ascontiguousarray(similarities[:, :k])
 
