@@ -11,8 +11,9 @@ from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels, label_noise
 from lcde.clustering.pipeline import Clustering, Networks
+from lcde.clustering.thresholds import ThresholdRule
 from lcde.data.formats import UNREADABLE, write_atomically
-from lcde.data.knn import build_knn
+from lcde.data.knn import extend_knn
 from lcde.data.part import Part
 from lcde.errors import InputError
 
@@ -24,33 +25,29 @@ class SavedClustering:
     """Clustered faces as the assignment of later ones needs them.
 
     features:        (N, D) float32, unit L2 norm
-    indices:         (N, K) int32 neighbours, column 0 the face itself; -1 where there were fewer than K faces
+    indices, similarities:  (N, K) int32 and float32, the kNN graph, of all N faces where they are fewer than ``k``
     labels:          (N,) int64 from 0, -1 for noise
-    similarity_threshold, edge_threshold:  those of the clustering
-    centroid_threshold, centroid_edge_similarity:  of its `CentroidRule`, infinite where it had none
-    trained:         whether trained networks made it; without them, no row of ``indices`` is read again
+    k:               neighbours, the face itself counted
+    thresholds:      by which it joined and merged; they are found anew as the gallery grows
+    edge_threshold:  above which a probability joins
+    trained:         whether trained networks made it
     """
 
     features: np.ndarray
     indices: np.ndarray
+    similarities: np.ndarray
     labels: np.ndarray
-    similarity_threshold: float
+    k: int
+    thresholds: ThresholdRule
     edge_threshold: float
-    centroid_threshold: float
-    centroid_edge_similarity: float
     trained: bool
 
     @classmethod
     def of(cls, part: Part, clustered: Clustering, k: int, trained: bool) -> "SavedClustering":
-        """Keep ``clustered``, the clustering of ``part``.
-
-        Without trained networks, later faces have ``k`` neighbours, though ``part`` may have fewer faces than that.
-        """
+        """Keep ``clustered``, the clustering of ``part``, whose graph has ``k`` neighbours or all faces there are."""
         labels = label_noise(clustered.labels, clustered.noise)
-        indices = part.indices if trained else _widen(part.indices, k)
-        rule = clustered.centroid_rule or CentroidRule(np.inf, np.inf)
-        thresholds = clustered.similarity_threshold, clustered.edge_threshold, rule.threshold, rule.edge_similarity
-        return cls(part.features, indices, labels, *thresholds, trained)
+        graph, rule = (part.indices, part.similarities), (clustered.thresholds, clustered.edge_threshold)
+        return cls(part.features, *graph, labels, k, *rule, trained)
 
     @classmethod
     def load(cls, path: str | Path) -> "SavedClustering":
@@ -65,11 +62,13 @@ class SavedClustering:
         for name in _misfits(**values):
             raise InputError(f"{path} is damaged: its {name} do not fit; keep the clustering again with save_to=….")
         scalars = {name: value.item() for name, value in values.items() if value.ndim == 0}
-        return cls(**values | scalars)
+        thresholds = [None if np.isnan(value) else float(value) for value in values["thresholds"]]
+        return cls(**values | scalars | {"thresholds": ThresholdRule(*thresholds)})
 
     def save(self, path: str | Path) -> None:
         """Write one ``.npz`` file, for `load`."""
-        write_atomically(Path(path), lambda file: np.savez(file, **vars(self)))
+        thresholds = np.array([np.nan if value is None else value for value in vars(self.thresholds).values()])
+        write_atomically(Path(path), lambda file: np.savez(file, **vars(self) | {"thresholds": thresholds}))
 
     def assign(
         self, features: np.ndarray, bind: Callable[[np.ndarray, np.ndarray], Networks] | None
@@ -91,28 +90,40 @@ class SavedClustering:
                 if self.trained
                 else "the clustering was made without trained networks; new faces are assigned without any, too."
             )
-        num_known, k = self.indices.shape
+        num_known = len(self.features)
         union = np.concatenate([self.features, features])
-        found, similarities = build_knn(union, min(k, len(union)), num_known)
-        indices = np.concatenate([self.indices, _widen(found, k)])
-        weights = similarities
-        if bind is not None:
-            networks = bind(union, indices)
-            weights = similarities * networks.connectivity(num_known)
-        joins = weights >= self.similarity_threshold
-        if bind is not None:
-            nearest = 1 + weights[:, 1:].argmax(axis=1)
-            rows = np.arange(len(found))
+        indices, similarities = extend_knn(union, self.indices, self.similarities, self.k)
+        threshold, rule = self.thresholds.of(union, similarities)
+        networks = None if bind is None else bind(union, indices)
+        edges, weights = self._edges(indices, similarities, threshold, networks)
+        labels = assign_faces(edges, weights, self.labels, self._groups(edges, weights, len(features)))
+        labels = np.concatenate([self.labels, labels])
+        if rule is not None:
+            edges = rule.edges(indices[num_known:], similarities[num_known:], num_known)
+            labels = self._merge(labels, union, rule, edges)
+        return replace(self, features=union, indices=indices, similarities=similarities, labels=labels)
+
+    def _edges(
+        self, indices: np.ndarray, similarities: np.ndarray, threshold: float, networks: Networks | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Edges (M, 2) of new faces that join them, in the graph (N + n, K) of all, and their weights (M,).
+
+        Those of positive weight from ``threshold`` on; with networks, PCENet decides about the heaviest of each face.
+        """
+        num_known = len(self.labels)
+        found, weights = indices[num_known:], similarities[num_known:]
+        if networks is not None:
+            weights = weights * networks.connectivity(num_known)
+        joins = weights >= threshold
+        if networks is not None:
+            rows, nearest = np.arange(len(found)), 1 + weights[:, 1:].argmax(axis=1)
             pairs = np.stack([rows + num_known, found[rows, nearest]], axis=1).astype(np.int64)
             joins[rows, nearest] = networks.edge_probability(pairs) > self.edge_threshold
         noise = np.append(self.labels == -1, np.zeros(len(found), dtype=bool))
         joins[:, 0] = False
-        joins &= ~noise[found]
+        joins &= (weights > 0) & ~noise[found]
         rows, columns = np.nonzero(joins)
-        edges, weights = np.stack([rows + num_known, found[rows, columns]], axis=1), weights[rows, columns]
-        labels = assign_faces(edges, weights, self.labels, self._groups(edges, weights, len(found)))
-        labels = self._merge(np.concatenate([self.labels, labels]), union, found, similarities)
-        return replace(self, features=union, indices=indices, labels=labels)
+        return np.stack([rows + num_known, found[rows, columns]], axis=1), weights[rows, columns]
 
     def _groups(self, edges: np.ndarray, weights: np.ndarray, num_new: int) -> np.ndarray:
         """Clusters (n,) of the new faces among themselves, made of their edges as the known clusters were."""
@@ -123,12 +134,8 @@ class SavedClustering:
             return connected_labels(ends, num_new)
         return communities(ends, weights[among], num_new, TRIALS, seed=0)
 
-    def _merge(
-        self, labels: np.ndarray, features: np.ndarray, indices: np.ndarray, similarities: np.ndarray
-    ) -> np.ndarray:
-        """``labels`` (N + n,) after merging what the n new faces, of the graph (n, K), have opened."""
-        rule = CentroidRule(self.centroid_threshold, self.centroid_edge_similarity)
-        edges = rule.edges(indices, similarities, len(self.labels))
+    def _merge(self, labels: np.ndarray, features: np.ndarray, rule: CentroidRule, edges: np.ndarray) -> np.ndarray:
+        """``labels`` (N + n,) after merging what new faces, from which ``edges`` (M, 2) lead, have opened."""
         kept = labels != -1
         number = np.cumsum(kept) - 1  # of a face among those that are not noise
         edges = number[edges[kept[edges].all(axis=1)]]
@@ -137,39 +144,40 @@ class SavedClustering:
         return labels
 
 
-def _widen(indices: np.ndarray, k: int) -> np.ndarray:
-    """``indices`` (N, K') with columns of -1 up to ``k``."""
-    return np.pad(indices, ((0, 0), (0, k - indices.shape[1])), constant_values=-1)
-
-
 def _misfits(
     features: np.ndarray,
     indices: np.ndarray,
+    similarities: np.ndarray,
     labels: np.ndarray,
-    similarity_threshold: np.ndarray,
+    k: np.ndarray,
+    thresholds: np.ndarray,
     edge_threshold: np.ndarray,
-    centroid_threshold: np.ndarray,
-    centroid_edge_similarity: np.ndarray,
     trained: np.ndarray,
 ) -> list[str]:
     """Names of the values of a saved clustering that cannot be: the others are judged by the features before them."""
     if features.ndim != 2 or features.dtype != np.float32 or not features.size:
         return ["features"]
+    if k.ndim != 0 or k.dtype.kind != "i" or k < 2:
+        return ["k"]
     num_faces = len(features)
+    graph = num_faces, min(k, num_faces)
     unit = np.abs(np.linalg.norm(features, axis=1) - 1) < 1e-3
-    graph = indices.ndim == 2 and indices.dtype == np.int32 and len(indices) == num_faces and indices.size > 0
-    lowest = 0 if trained.ndim == 0 and trained else -1
     fits = {
         "features": unit.all(),
-        "indices": graph and indices.min() >= lowest and indices.max() < num_faces,
+        "indices": indices.shape == graph
+        and indices.dtype == np.int32
+        and indices.min() >= 0
+        and indices.max() < num_faces,
+        "similarities": similarities.shape == graph
+        and similarities.dtype == np.float32
+        and np.abs(similarities).max() < 1 + 1e-3,
         "labels": labels.shape == (num_faces,)
         and labels.dtype == np.int64
         and np.array_equal(np.union1d(labels, -1), np.arange(-1, labels.max() + 1)),
-        "thresholds": all(
-            threshold.ndim == 0 and threshold.dtype.kind == "f" and not np.isnan(threshold)
-            for threshold in (similarity_threshold, edge_threshold, centroid_threshold, centroid_edge_similarity)
-        )
-        and np.isfinite([similarity_threshold, edge_threshold]).all(),
+        "thresholds": thresholds.shape == (len(fields(ThresholdRule)),)
+        and thresholds.dtype.kind == "f"
+        and not np.isinf(thresholds).any(),
+        "edge threshold": edge_threshold.ndim == 0 and edge_threshold.dtype.kind == "f" and np.isfinite(edge_threshold),
         "networks": trained.ndim == 0 and trained.dtype == bool,
     }
     return [name for name, fit in fits.items() if not fit]

@@ -163,6 +163,7 @@ def test_what_cannot_be_kept_or_assigned_is_refused(evaluate, write, gallery, pu
     with pytest.raises(SystemExit, match="trained networks made the clustering"):
         evaluate(features, f"assign_to={trained}")
     values = dict(np.load(trained))
-    np.savez(trained, **values | {"indices": values["indices"][:, :5]})
+    graph = {name: values[name][:, :5] for name in ("indices", "similarities")}
+    np.savez(trained, **values | graph | {"k": 5})
     with pytest.raises(SystemExit, match=r"k=8, but the clustering .*trained\.npz has k=5"):
         evaluate(features, f"assign_to={trained}", *networks)

@@ -301,7 +301,7 @@ def hand_made():
     labels = np.array([0, 0, 0, 0, 1, 1, 0])
     density, nothing = np.array([1, 2, 3, 4, 1.5, 2.5, 3.5]), np.zeros((7, 2), dtype=np.float32)
     return Clustering(
-        labels, labels < 0, nothing, density, edges, probability, np.array([[2, 3], [3, 6]]), 0.5, 0.5, None
+        labels, labels < 0, nothing, density, edges, probability, np.array([[2, 3], [3, 6]]), 0.5, 0.5, None, None
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lcde.data.knn
 from lcde.data.formats import write_knn
-from lcde.data.knn import GraphFiles, build_knn, knn_graph, order_neighbours
+from lcde.data.knn import GraphFiles, build_knn, extend_knn, knn_graph, order_neighbours
 from lcde.errors import InputError
 
 
@@ -43,6 +43,25 @@ def test_duplicate_faces_keep_themselves_in_column_0(make_part, seed, duplicates
     assert (np.diff(part.similarities, axis=1) <= 1e-6).all()
     best = -np.sort(-(part.features @ part.features.T), axis=1)[:, : part.k]
     np.testing.assert_allclose(part.similarities, best, atol=1e-6)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 23), st.integers(2, 12))
+def test_a_graph_that_grows_is_that_of_all_faces(make_part, seed, num_known, k):
+    features = make_part(seed, num_faces=24).features
+    known = build_knn(features[:num_known], min(k, num_known))
+    copies = known[0].copy(), known[1].copy()
+    grown = extend_knn(features, *known, k)
+    assert (grown[0].dtype, grown[1].dtype) == (np.int32, np.float32)
+    assert same(grown, build_knn(features, k))
+    assert same(known, copies)
+
+
+def test_duplicates_that_come_later_stand_behind_the_face_itself(make_part):
+    features = make_part(0, num_faces=24, duplicates=20).features
+    indices, similarities = extend_knn(features, *build_knn(features[:6], 5), 5)
+    assert np.array_equal(indices[:, 0], np.arange(24))
+    assert all(len(set(row)) == 5 for row in indices.tolist())
+    np.testing.assert_allclose(similarities, build_knn(features, 5)[1], atol=1e-6)
 
 
 def test_block_size_does_not_change_the_graph(make_part, monkeypatch):

@@ -99,7 +99,8 @@ def test_density_correctness_bins_edges_by_the_density_of_their_face(part, clust
 def test_density_correctness_without_edges(part):
     nothing, none = np.zeros((len(part), part.k), dtype=np.float32), np.empty((0, 2), dtype=np.int64)
     density, labels = np.zeros(len(part)), np.arange(len(part))
-    empty = Clustering(labels, labels < 0, nothing, density, none, np.empty(0, dtype=np.float32), none, 0.5, 0.5, None)
+    no_edges = none, np.empty(0, dtype=np.float32), none
+    empty = Clustering(labels, labels < 0, nothing, density, *no_edges, 0.5, 0.5, None, None)
     (axes,) = plots.density_correctness(part, empty).axes
     assert [len(line.get_xdata()) for line in axes.lines] == [0, 0]
 

@@ -6,11 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcde.clustering.assign import assign_faces
+from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels
+from lcde.clustering.edges import official_similarity_threshold
+from lcde.clustering.thresholds import ThresholdRule
+from lcde.clustering.unsupervised import Unsupervised
+from lcde.data.formats import normalise
 from lcde.data.knn import build_knn
+from lcde.data.part import Part
 from lcde.errors import InputError
+from lcde.metrics import Contingency, pairwise
 from lcde.saved_clustering import TRIALS, SavedClustering
+
+FIXED = ThresholdRule(0.8, None, None)
 
 
 @pytest.fixture
@@ -18,7 +27,9 @@ def saved(make_part):
     """A clustering of 40 faces by their identities, of which the smallest is noise."""
     part = make_part(0)
     labels = np.unique(part.labels_true, return_inverse=True)[1].astype(np.int64) - 1
-    return SavedClustering(part.features, part.indices, labels, 0.8, 0.5, np.inf, np.inf, trained=False)
+    return SavedClustering(
+        part.features, part.indices, part.similarities, labels, part.k, FIXED, edge_threshold=0.5, trained=False
+    )
 
 
 class Scores:
@@ -73,10 +84,18 @@ def test_other_files_are_refused(saved, tmp_path):
         ("labels", lambda values: values + 2),
         ("labels", lambda values: values - 1),
         ("labels", lambda values: values.astype(float)),
-        ("similarity_threshold", lambda _: np.nan),
+        ("indices", lambda values: values[:, 1:]),
+        ("similarities", lambda values: values[:, 1:]),
+        ("similarities", lambda values: values.astype(np.float64)),
+        ("similarities", lambda values: values + 1),
+        ("similarities", lambda values: values * np.nan),
+        ("k", lambda _: 7),
+        ("k", lambda _: 1),
+        ("k", lambda _: 6.0),
+        ("thresholds", lambda _: ThresholdRule(np.inf, None, None)),
         ("edge_threshold", lambda _: "0.5"),
-        ("centroid_threshold", lambda _: np.nan),
         ("edge_threshold", lambda _: np.inf),
+        ("edge_threshold", lambda _: np.nan),
         ("trained", lambda _: 1),
         ("trained", lambda _: np.array([True])),
     ],
@@ -87,26 +106,16 @@ def test_damaged_values_are_refused(name, change, saved, tmp_path):
         SavedClustering.load(tmp_path / "kept.npz")
 
 
-def test_a_graph_for_networks_must_be_full(saved, tmp_path):
-    few = replace(saved, indices=np.where(saved.indices == 3, -1, saved.indices).astype(np.int32))
-    few.save(tmp_path / "kept.npz")
-    SavedClustering.load(tmp_path / "kept.npz")
-    replace(few, trained=True).save(tmp_path / "trained.npz")
-    with pytest.raises(InputError, match="its indices do not fit"):
-        SavedClustering.load(tmp_path / "trained.npz")
-
-
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 12), trained=st.booleans())
 def test_assignment_is_the_rule_face_by_face(make_part, seed, count, trained):
     part = make_part(seed, num_faces=40 + count)
     labels = np.random.default_rng(seed).integers(-1, 6, size=40)
     labels = np.unique(np.append(labels, -1), return_inverse=True)[1][:40] - 1
-    saved = SavedClustering(
-        part.features[:40], build_knn(part.features[:40], 6)[0], labels, 0.3, 0.5, np.inf, np.inf, trained
-    )
+    graph = build_knn(part.features[:40], 6)
+    saved = SavedClustering(part.features[:40], *graph, labels, 6, ThresholdRule(0.3, None, None), 0.5, trained)
     union = saved.assign(part.features[40:], Scores if trained else None)
 
-    assert np.array_equal(union.indices[40:], part.indices[40:])
+    assert np.array_equal(union.indices, part.indices)
     networks, edges, weights = Scores(part.features, part.indices), [], []
     for face in range(40, 40 + count):
         row, weight = part.indices[face], part.similarities[face].copy()
@@ -118,7 +127,7 @@ def test_assignment_is_the_rule_face_by_face(make_part, seed, count, trained):
                 joins = networks.edge_probability(np.array([[face, row[column]]]))[0] > 0.5
             else:
                 joins = weight[column] >= 0.3
-            if joins and (row[column] >= 40 or labels[row[column]] >= 0):
+            if joins and weight[column] > 0 and (row[column] >= 40 or labels[row[column]] >= 0):
                 edges.append((face, row[column]))
                 weights.append(weight[column])
     edges = np.array(edges, dtype=np.int64).reshape(-1, 2)
@@ -155,12 +164,47 @@ def test_what_does_not_fit_is_refused(saved):
 def test_what_new_faces_open_merges_by_the_centroids_and_never_with_noise():
     turns = np.array([0.0, 0.1, 1.6, 1.5, 0.45, 0.5, 3.0, 3.1])  # of faces on a circle: 3 is noise, from 4 on new
     features = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
-    labels = np.array([1, 1, 0, -1])
-    saved = SavedClustering(
-        features[:4], build_knn(features[:4], 4)[0], labels, 0.99, 0.5, np.inf, np.inf, trained=False
-    )
+    labels, graph = np.array([1, 1, 0, -1]), build_knn(features[:4], 4)
+    saved = SavedClustering(features[:4], *graph, labels, 4, ThresholdRule(0.99, None, None), 0.5, trained=False)
     assert saved.assign(features[4:], None).labels.tolist() == [1, 1, 0, -1, 2, 2, 3, 3]
-    merging = replace(saved, centroid_threshold=0.9, centroid_edge_similarity=0.9)
-    assert merging.assign(features[4:], None).labels.tolist() == [1, 1, 0, -1, 1, 1, 2, 2]
-    opposite = replace(saved, centroid_threshold=-1.0, centroid_edge_similarity=-1.0)
-    assert opposite.assign(features[4:], None).labels[:4].tolist() == labels.tolist()
+
+    def merged(*similarities):
+        rule = CentroidRule(*similarities)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ThresholdRule, "of", lambda *_: (0.99, rule))
+            return saved.assign(features[4:], None).labels.tolist()
+
+    assert merged(0.9, 0.9) == [1, 1, 0, -1, 1, 1, 2, 2]
+    assert merged(-1.0, -1.0)[:4] == labels.tolist()
+
+
+def test_thresholds_are_those_of_the_gallery_as_it_grows(make_part):
+    part = make_part(0)
+    strangers = np.eye(3, 8, dtype=np.float32) + 0.2  # the official threshold among them is low
+    strangers /= np.linalg.norm(strangers, axis=1, keepdims=True)
+    official = ThresholdRule(None, None, None)
+    graph = build_knn(strangers, 3)
+    saved = SavedClustering(strangers, *graph, np.arange(3), 6, official, edge_threshold=0.5, trained=False)
+    union = saved.assign(part.features, None)
+    features = np.concatenate([strangers, part.features])
+    indices, similarities = build_knn(features, 6)
+    threshold = official_similarity_threshold(similarities)
+    assert threshold > official_similarity_threshold(graph[1]) + 0.2
+    fixed = replace(saved, thresholds=ThresholdRule(threshold, None, None)).assign(part.features, None)
+    assert np.array_equal(union.labels, fixed.labels)
+    assert np.array_equal(union.indices, indices)
+    assert union.thresholds == official
+
+
+def test_a_gallery_that_grows_from_a_handful_is_clustered_about_as_well_as_at_once():
+    rng = np.random.default_rng(0)
+    labels_true = rng.permutation(np.repeat(np.arange(150), [*([1] * 100), *([10] * 49), 300]))
+    faces = rng.standard_normal((150, 64))[labels_true] + 0.5 * rng.standard_normal((len(labels_true), 64))
+    features = normalise(faces.astype(np.float32), "faces")
+    method = Unsupervised(strangers_per_face=0.003, strangers_per_centroid=0.005, num_trials=1, seed=0)
+    graph = build_knn(features[:30], 20)
+    part = Part("first", features[:30], *graph, labels_true[:30])
+    grown = SavedClustering.of(part, method(part.features, *graph), 20, trained=False)
+    for batch in np.array_split(features[30:], 10):
+        grown = grown.assign(batch, None)
+    assert pairwise(Contingency.of(labels_true, grown.labels)).f_score > 0.95

@@ -23,6 +23,15 @@ def test_identities_of_one_and_of_many_faces_are_found(method):
     assert abs(len(np.unique(clustered.labels)) - 150) <= 3
 
 
+def test_a_small_gallery_of_mostly_strangers_falls_into_its_few_friends(method):
+    labels = np.repeat(np.arange(90), [1] * 80 + [2] * 10)
+    rng = np.random.default_rng(0)
+    faces = rng.standard_normal((90, 128))[labels] + 0.5 * rng.standard_normal((100, 128))
+    features = normalise(faces.astype(np.float32), "faces")
+    found = method(features, *build_knn(features, 20)).labels
+    assert np.array_equal(found[:, None] == found, labels[:, None] == labels)
+
+
 def test_alike_and_few_faces_are_handled(method):
     alike = np.ones((5, 4), dtype=np.float32) / 2
     assert np.array_equal(method(alike, *build_knn(alike, 3)).labels, np.zeros(5))

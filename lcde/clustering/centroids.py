@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from lcde.clustering.edges import edges_above, official_similarity_threshold
+from lcde.clustering.edges import edges_above
 from lcde.clustering.strangers import Strangers
 
 ROWS = 16_384  # pairs of clusters compared at a time
@@ -25,13 +25,9 @@ class CentroidRule:
     edge_similarity: float
 
     @classmethod
-    def of(cls, strangers: Strangers, similarities: np.ndarray, per_centroid: float) -> "CentroidRule":
-        """The similarity that ``per_centroid`` strangers reach, on edges that one stranger a face reaches.
-
-        Not above the official threshold of ``similarities`` (N, K), that of near neighbours, where faces crowd.
-        """
-        limit = official_similarity_threshold(similarities)
-        return cls(min(limit, strangers.similarity(per_centroid)), min(limit, strangers.similarity(1)))
+    def of(cls, strangers: Strangers, per_centroid: float) -> "CentroidRule":
+        """The similarity that ``per_centroid`` strangers reach, on edges that one stranger a face reaches."""
+        return cls(strangers.similarity(per_centroid), strangers.similarity(1))
 
     def edges(self, indices: np.ndarray, similarities: np.ndarray, first_row: int = 0) -> np.ndarray:
         """Edges (M, 2) of a graph (n, K) of the faces from ``first_row`` on, whose clusters are to be compared."""

@@ -11,9 +11,9 @@ import numpy as np
 from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.components import noise_faces
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import official_similarity_threshold, select_edges, values_of_edges
+from lcde.clustering.edges import select_edges, values_of_edges
 from lcde.clustering.joining import join_clusters
-from lcde.clustering.strangers import Strangers
+from lcde.clustering.thresholds import ThresholdRule
 
 
 class Networks(Protocol):
@@ -38,6 +38,7 @@ class Clustering:
     edges_similar:    (L, 2) int64
     similarity_threshold, edge_threshold:  of the similar edges and of the probability, as they were used
     centroid_rule:    by which clusters merged in the end, None where they did not
+    thresholds:       from which both came, for when the gallery grows
     seconds:          time of each stage
     """
 
@@ -51,6 +52,7 @@ class Clustering:
     similarity_threshold: float
     edge_threshold: float
     centroid_rule: CentroidRule | None
+    thresholds: ThresholdRule
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -95,9 +97,8 @@ class LCDEClustering:
             connectivity = symmetrise(directed, indices)
             del directed  # at millions of faces, gigabytes
             densities = density(connectivity, similarities)
-            threshold = self.similarity_threshold
-            if threshold is None:
-                threshold = official_similarity_threshold(similarities)
+            thresholds = ThresholdRule(self.similarity_threshold, None, self.strangers_per_centroid)
+            threshold, rule = thresholds.of(features, similarities)
             edges_density, edges_similar = select_edges(indices, similarities, connectivity, densities, threshold)
         seconds["pairs"] = 0.0
 
@@ -117,15 +118,13 @@ class LCDEClustering:
                 self.min_connectivity,
             )
         seconds["components"] -= seconds["pairs"]
-        rule = None
-        if self.strangers_per_centroid is not None:
+        if rule is not None:
             with timed(seconds, "centroids"):
-                rule = CentroidRule.of(Strangers.of(features), similarities, self.strangers_per_centroid)
                 labels = rule.merge(labels, features, rule.edges(indices, similarities))
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         edges = edges_density, edge_probability, edges_similar
-        thresholds = threshold, self.edge_threshold, rule
-        return Clustering(labels, noise, connectivity, densities, *edges, *thresholds, seconds)
+        used = threshold, self.edge_threshold, rule, thresholds
+        return Clustering(labels, noise, connectivity, densities, *edges, *used, seconds)
 
 
 @contextmanager

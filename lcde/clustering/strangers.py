@@ -3,25 +3,33 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import beta, norm
+
+from lcde.clustering.edges import official_similarity_threshold
 
 SAMPLE = 5_000  # faces compared with as many others: the quartiles of their similarity stand to the third decimal
+RARE = 0.01  # strangers a face: what so few reach tells where the tail of strangers ends
+CROWDED = 0.25  # share of faces that the two tails must disagree about
 
 
 @dataclass(frozen=True)
 class Strangers:
-    """The similarity of two strangers is about normal: its mean and spread (standard deviation) among N faces."""
+    """The similarity of two strangers is about normal: its mean and spread (standard deviation) among N faces.
+
+    limit:  similarity that no threshold exceeds, infinite unless faces crowd
+    """
 
     mean: float
     spread: float
     num_faces: int
+    limit: float = np.inf
 
     @classmethod
-    def of(cls, features: np.ndarray) -> "Strangers":
-        """Those of unit ``features`` (N, D).
+    def of(cls, features: np.ndarray, similarities: np.ndarray) -> "Strangers":
+        """Those of unit ``features`` (N, D) with the ``similarities`` (N, K) of their kNN graph.
 
         Two random faces are nearly always strangers: median and lower quartile of random pairs, which friends hardly
-        move, give mean and spread.
+        move, give mean and spread. Where faces crowd, the official threshold of LCDE is the limit.
         """
         rng = np.random.default_rng(0)
         first, second = (rng.permutation(len(features))[:SAMPLE] for _ in range(2))
@@ -29,8 +37,28 @@ class Strangers:
         if not len(pairs):
             return cls(1.0, 0.0, len(features))
         lower, median = np.quantile(pairs, [0.25, 0.5])
-        return cls(float(median), float((median - lower) / norm.ppf(0.75)), len(features))
+        strangers = cls(float(median), float((median - lower) / norm.ppf(0.75)), len(features))
+        if not strangers._crowded(similarities):
+            return strangers
+        return cls(**vars(strangers) | {"limit": official_similarity_threshold(similarities)})
 
     def similarity(self, per_face: float) -> float:
-        """The similarity that ``per_face`` of the N strangers of a face are expected to reach."""
-        return self.mean + self.spread * float(norm.isf(min(0.5, per_face / self.num_faces)))
+        """The similarity that ``per_face`` of the N strangers of a face are expected to reach, `limit` at most."""
+        return min(self.limit, self.mean + self.spread * float(norm.isf(self._tail(per_face))))
+
+    def _crowded(self, similarities: np.ndarray) -> bool:
+        """Whether the normal tail of strangers reaches beyond friends, as it does in few dimensions.
+
+        Directions that fill a sphere evenly have a shorter tail: their similarity is a beta variable. In galleries of
+        photographs, nearly all nearest neighbours are on the same side of both tails, be they friends or strangers.
+        """
+        normal, range_ = self.similarity(RARE), 1 - self.mean
+        if self.spread == 0 or normal >= 1:
+            return normal >= 1
+        shape = max(0.5, ((range_ / self.spread) ** 2 - 1) / 2)  # (d - 1) / 2 in d dimensions, whose spread is d^-1/2
+        even = self.mean + range_ * (2 * beta.isf(self._tail(RARE), shape, shape) - 1)
+        nearest = similarities[:, 1]
+        return bool(((nearest >= even) & (nearest < normal)).mean() > CROWDED)
+
+    def _tail(self, per_face: float) -> float:
+        return min(0.5, per_face / self.num_faces)

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.communities import communities
 from lcde.clustering.components import noise_faces
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import edges_above, official_similarity_threshold
+from lcde.clustering.edges import edges_above
 from lcde.clustering.pipeline import Clustering, timed
-from lcde.clustering.strangers import Strangers
+from lcde.clustering.thresholds import ThresholdRule
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,18 @@ class Unsupervised:
         """Cluster unit ``features`` (N, D) with their kNN graph (N, K).
 
         Connectivity is 1 above the threshold and 0 below, density its sum over similarities, as in LCDE; there are no
-        density edges, all edges above the threshold are similar edges. Where faces crowd, the official threshold of
-        LCDE holds.
+        density edges, all edges above the threshold are similar edges.
         """
         seconds: dict[str, float] = {}
         with timed(seconds, "edges"):
-            strangers = Strangers.of(features)
-            threshold = min(strangers.similarity(self.strangers_per_face), official_similarity_threshold(similarities))
+            thresholds = ThresholdRule(None, self.strangers_per_face, self.strangers_per_centroid)
+            threshold, rule = thresholds.of(features, similarities)
             connectivity = symmetrise((similarities >= threshold).astype(np.float32), indices)
             densities = density(connectivity, similarities)
             edges, weights = edges_above(indices, similarities, threshold)
         with timed(seconds, "components"):
             labels = communities(edges, weights, len(indices), self.num_trials, self.seed)
         with timed(seconds, "centroids"):
-            rule = CentroidRule.of(strangers, similarities, self.strangers_per_centroid)
             labels = rule.merge(labels, features, rule.edges(indices, similarities))
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         edges_similar = np.unique(np.sort(edges, axis=1), axis=0)
@@ -65,5 +62,6 @@ class Unsupervised:
             threshold,
             1.0,
             rule,
+            thresholds,
             seconds,
         )

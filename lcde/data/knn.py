@@ -125,7 +125,36 @@ def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> tuple[np.ndar
     Exact, but for millions of faces on a CPU (`lcde.data.search`). Returns ``indices`` (N - first_row, k) int32 among
     all N faces and ``similarities`` float32, descending, for the faces from ``first_row`` on.
     """
-    queries = features[first_row:]
+    return order_neighbours(*_search(features[first_row:], features, k), first_row)
+
+
+def extend_knn(
+    features: np.ndarray, indices: np.ndarray, similarities: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The graph of unit ``features`` (N + n, D), as of `build_knn`, from that of the first N.
+
+    ``indices`` and ``similarities`` (N, K), in order, have all N faces as neighbours where N < ``k``. Only new faces
+    are compared with all.
+    """
+    num_known, width = len(indices), min(k, len(features))
+    new = features[num_known:]
+    found, found_similarities = _search(features[:num_known], new, min(width, len(new)))
+    all_indices = np.pad(indices, ((0, 0), (0, width - indices.shape[1])))
+    all_similarities = np.pad(similarities, ((0, 0), (0, width - indices.shape[1])), constant_values=-np.inf)
+    changed = np.flatnonzero(found_similarities[:, 0] > all_similarities[:, -1])
+    for start in range(0, len(changed), CHUNK):
+        rows = changed[start : start + CHUNK]
+        candidates = np.concatenate([all_indices[rows], found[rows] + np.int32(num_known)], axis=1)
+        values = np.concatenate([all_similarities[rows], found_similarities[rows]], axis=1)
+        nearest = 1 + np.argsort(-values[:, 1:], axis=1, kind="stable")[:, : width - 1]
+        all_indices[rows, 1:] = np.take_along_axis(candidates, nearest, axis=1)
+        all_similarities[rows, 1:] = np.take_along_axis(values, nearest, axis=1)
+    of_new = build_knn(features, width, num_known)
+    return np.concatenate([all_indices, of_new[0]]), np.concatenate([all_similarities, of_new[1]])
+
+
+def _search(queries: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """``indices`` (Q, k) int32 and ``similarities`` (Q, k) float32, descending, of the faces nearest to ``queries``."""
     search = choose_search(features, k, len(queries))
     indices = np.empty((len(queries), k), dtype=np.int32)
     similarities = np.empty((len(queries), k), dtype=np.float32)
@@ -133,7 +162,7 @@ def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> tuple[np.ndar
     for start in track(starts, "kNN graph", transient=True, disable=len(starts) == 1):
         rows = slice(start, start + BLOCK)
         similarities[rows], indices[rows] = search(queries[rows])
-    return order_neighbours(indices, similarities, first_row)
+    return indices, similarities
 
 
 def order_neighbours(
