@@ -51,6 +51,32 @@ def test_density_edges_join_above_edge_threshold(threshold, labels):
     assert cluster(edge_threshold=threshold).labels.tolist() == labels
 
 
+def test_density_edges_as_strong_as_similar_ones_join_unasked_if_wanted():
+    settings = {"similarity_threshold": 0.75, "edge_threshold": 0.9}  # PCENet would drop all
+    assert cluster(**settings).labels.tolist() == [0, 1, 2, 3, 4]
+    result = cluster(**settings, ask_strong=False)
+    assert result.labels.tolist() == [0, 0, 0, 1, 2]
+    assert np.isnan(result.edge_probability).tolist() == [True, True, False, False]
+    assert result.kept.tolist() == [True, True, False, False]
+    exactly = cluster(similarity_threshold=float(SIMILARITIES[2, 1]), edge_threshold=0.9, ask_strong=False)
+    assert exactly.labels.tolist() == [0, 0, 0, 1, 2]
+
+
+def test_groups_join_by_the_mean_of_several_edges_if_wanted():
+    rng = np.random.default_rng(0)
+    people = np.eye(2, 16)[np.repeat([0, 1], 8)]  # two groups, all neighbours of each other
+    features = normalise((people + 0.15 * rng.standard_normal((16, 16))).astype(np.float32), "faces")
+    graph = build_knn(features, 16)
+    networks = FixedNetworks(np.ones((16, 16), dtype=np.float32))
+    alone = LCDEClustering(0.6)(features, *graph, networks)
+    assert len(np.unique(alone.labels)) == 2
+    bridge = alone.edges_density[alone.labels[alone.edges_density[:, 0]] != alone.labels[alone.edges_density[:, 1]]]
+    assert len(bridge) == 1
+    networks.edge_probability = lambda edges: (edges == bridge).all(axis=1).astype(np.float32)
+    assert len(np.unique(LCDEClustering(0.6)(features, *graph, networks).labels)) == 1
+    assert np.array_equal(LCDEClustering(0.6, second_opinions=4)(features, *graph, networks).labels, alone.labels)
+
+
 @pytest.mark.parametrize(("threshold", "edges"), [(0.3, []), (0.25, [[0, 2]]), (0.1, [[0, 2], [2, 4]])])
 def test_similar_edges_join_from_similarity_threshold(threshold, edges):
     result = cluster(similarity_threshold=threshold, edge_threshold=1.0)

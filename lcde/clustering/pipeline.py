@@ -13,6 +13,7 @@ from lcde.clustering.components import noise_faces
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import select_edges, values_of_edges
 from lcde.clustering.joining import join_clusters
+from lcde.clustering.opinions import second_opinions
 from lcde.clustering.thresholds import ThresholdRule
 
 
@@ -34,7 +35,8 @@ class Clustering:
     noise:            (N,) bool, faces that the settings call noise; `label_noise` gives them -1
     connectivity:     (N, K) float32, symmetrised
     density:          (N,) float64
-    edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where PCENet was not asked
+    edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where PCENet was not asked, a mean where it
+        was asked about other edges between the same groups, too
     edges_similar:    (L, 2) int64
     similarity_threshold, edge_threshold:  of the similar edges and of the probability, as they were used
     centroid_rule:    by which clusters merged in the end, None where they did not
@@ -69,8 +71,10 @@ class LCDEClustering:
     similarity_threshold: τ of the similar edges; None takes the official rule, the mean similarity to the 3 nearest
         neighbours.
     edge_threshold: a density edge joins where PCENet's probability is above it.
-    min_connectivity: density edges of less connectivity are dropped without asking PCENet; 0 asks about all that can
-        matter, which gives the labels of the published program.
+    ask_strong: whether PCENet is asked about density edges of s·c >= τ, too; unasked they join, as similar edges do.
+    second_opinions: how many more edges PCENet is asked about before it joins two groups of faces; their mean counts.
+    min_connectivity: density edges of less connectivity are dropped without asking PCENet. At 0, with
+        ``ask_strong`` and no ``second_opinions``, labels are those of the published program.
     strangers_per_centroid: clusters merge in the end where their centroids are more similar than so many strangers of
         a face are expected to be; None leaves them, as the published program does.
     precision: that the networks are to run in, "float32", or "auto" for a lower one where the device gains from it.
@@ -80,6 +84,8 @@ class LCDEClustering:
 
     similarity_threshold: float | None = None
     edge_threshold: float = 0.5
+    ask_strong: bool = True
+    second_opinions: int = 0
     min_connectivity: float = 0.0
     strangers_per_centroid: float | None = None
     precision: str = "float32"
@@ -102,16 +108,26 @@ class LCDEClustering:
             edges_density, edges_similar = select_edges(indices, similarities, connectivity, densities, threshold)
         seconds["pairs"] = 0.0
 
-        def ask(edges: np.ndarray) -> np.ndarray:
+        def ask(edges: np.ndarray, labels: np.ndarray) -> np.ndarray:
             with timed(seconds, "pairs"):
-                return networks.edge_probability(edges)
+                probability = networks.edge_probability(edges)
+                if not self.second_opinions:
+                    return probability
+                graph = indices, similarities, connectivity
+                more = graph, self.second_opinions, self.edge_threshold, networks.edge_probability
+                return second_opinions(edges, probability, labels, *more)
 
         with timed(seconds, "components"):
             strength = values_of_edges(connectivity, edges_density, indices)
+            certain = np.zeros(len(strength), dtype=bool)
+            if not self.ask_strong:
+                similarity = values_of_edges(similarities, edges_density, indices)
+                certain = similarity.astype(np.float64) * strength >= threshold  # as precise as `select_edges`
             labels, edge_probability = join_clusters(
                 edges_density,
                 edges_similar,
                 strength,
+                certain,
                 len(indices),
                 ask,
                 self.edge_threshold,
