@@ -1,8 +1,8 @@
 """Training pairs per second: batches of indices, beside a loader that copies the tokens of every pair.
 
 The copying loader builds each pair's tokens as the published inference code does, and feeds the same networks in the
-same `Trainer`, in float32 as PyTorch trains where nobody asks for anything else. A training step is timed whole, and
-the loader alone up to the tokens of both networks.
+same `Trainer`, plainly: in float32, the labels of all neighbours in the loss. A training step is timed whole, and the
+loader alone up to the tokens of both networks.
 """
 
 import logging
@@ -67,11 +67,13 @@ class CopyingData(EdgePairDataModule):
         return Neighbourhoods(features, same_as_end, same_identity)
 
 
-# The data module, and the precision of training.
+PLAIN = ["trainer.precision=32-true", "model.labels_per_end=${dataset.k}"]
+# The data module, and overrides.
 CONTENDERS = {
-    "lcde": (EdgePairDataModule, "auto"),
-    "lcde, float32": (EdgePairDataModule, "32-true"),
-    "copying loader": (CopyingData, "32-true"),
+    "lcde": (EdgePairDataModule, []),
+    "lcde, all labels": (EdgePairDataModule, PLAIN[1:]),
+    "lcde, all labels, float32": (EdgePairDataModule, PLAIN),
+    "copying loader": (CopyingData, PLAIN),
 }
 
 
@@ -79,10 +81,7 @@ def cases(options: Options) -> list[Case]:
     found = []
     for name, (overrides, steps) in SETTINGS.items():
         num_faces = len(_data(EdgePairDataModule, overrides).train_part)
-        steps_of = {
-            by: partial(_training, kind, [*overrides, f"trainer.precision={precision}"], steps)
-            for by, (kind, precision) in CONTENDERS.items()
-        }
+        steps_of = {by: partial(_training, kind, [*overrides, *own], steps) for by, (kind, own) in CONTENDERS.items()}
         loaders = {by: partial(_loading, CONTENDERS[by][0], overrides, steps) for by in ("lcde", "copying loader")}
         found.append(Case("training", f"training step, {name}", num_faces, steps_of))
         found.append(Case("training", f"loader alone, {name}", num_faces, loaders))

@@ -16,8 +16,10 @@ SIZES = {
     "nhead": 8,
     "dim_feedforward": None,
     "dropout": 0.1,
+    "labels_per_end": 3,
     "negative_weight": 2.0,
 }
+ALL = torch.arange(SIZES["k"])
 
 
 def batch_of(part, pairs) -> Neighbourhoods:
@@ -35,7 +37,7 @@ def batch(make_part):
 
 def test_losses_are_the_cross_entropies_of_both_networks(batch):
     module = LCDEModule(**SIZES).eval()
-    losses = module._losses(batch)
+    losses = module._losses(batch, ALL)
     per_neighbour = [
         F.cross_entropy(module.lcenet(batch.features[row, end][None])[0], batch.same_as_end[row, end, end])
         for row in range(60)
@@ -57,12 +59,53 @@ def test_losses_are_the_cross_entropies_of_both_networks(batch):
     assert losses["edge_loss"].item() == pytest.approx((weight * torch.stack(per_pair)).mean().item(), abs=1e-5)
 
 
+def test_losses_over_some_neighbours_are_parts_of_those_over_all(batch):
+    module = LCDEModule(**SIZES).eval()
+    one = [module._losses(batch, torch.tensor([0, column])) for column in range(1, 8)]
+    some = module._losses(batch, torch.tensor([0, 5, 2]))
+    end = module._losses(batch, torch.tensor([0]))
+    every = module._losses(batch, ALL)
+    for losses in (*one, some, end):
+        assert losses["edge_loss"].item() == pytest.approx(every["edge_loss"].item(), abs=1e-5)
+    for name in ("connectivity_loss", "token_loss"):
+        own = [2 * losses[name].item() - end[name].item() for losses in one]  # of each neighbour but the end
+        assert every[name].item() == pytest.approx((end[name].item() + sum(own)) / 8, abs=1e-4)
+        assert some[name].item() == pytest.approx((end[name].item() + own[4] + own[1]) / 3, abs=1e-4)
+
+
+def test_a_step_learns_from_the_end_and_other_neighbours_that_change(batch, monkeypatch):
+    module, seen = LCDEModule(**SIZES), []
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    losses = module._losses
+    monkeypatch.setattr(
+        module, "_losses", lambda batch, columns: seen.append(columns.tolist()) or losses(batch, columns)
+    )
+    for step in range(50):
+        assert module.training_step(batch, step).requires_grad
+    assert {len(set(columns)) for columns in seen} == {3}
+    assert all(columns[0] == 0 for columns in seen)
+    assert {column for columns in seen for column in columns} == set(range(8))
+    few = LCDEModule(**SIZES | {"labels_per_end": 20})
+    monkeypatch.setattr(few, "log_dict", lambda *_, **__: None)
+    few.training_step(batch, 0)  # fewer neighbours than that
+
+
+def test_mixed_precision_holds_for_all_layers(batch):
+    module, seen = LCDEModule(**SIZES), []
+    for layer in (*module.lcenet.encoder.layers, *module.pcenet.encoder.layers):
+        layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = module._losses(batch, ALL)
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+
+
 def test_both_networks_learn_a_batch(batch):
     torch.manual_seed(0)
     module = LCDEModule(**SIZES)
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
     for _ in range(60):
-        losses = module._losses(batch)
+        losses = module._losses(batch, ALL)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()

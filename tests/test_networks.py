@@ -129,6 +129,7 @@ def test_query_tokens_come_out_as_among_all_tokens():
     encoder, x = randomised(Encoder(D, K, **SIZES)), torch.randn(3, 5, D + K)
     queries = torch.tensor([[0, 3], [4, 4], [2, 1]])
     torch.testing.assert_close(encoder(x, queries), take(encoder(x), queries), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder(x, queries[0]), encoder(x)[:, [0, 3]], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -38,7 +38,9 @@ class SelfAttention(nn.Module):
 
 
 def take(x: Tensor, positions: Tensor) -> Tensor:
-    """The tokens (B, Q, E) of ``x`` (B, T, E) at ``positions`` (B, Q)."""
+    """The tokens (B, Q, E) of ``x`` (B, T, E) at ``positions`` (B, Q), or at the same (Q,) of each set."""
+    if positions.ndim == 1:
+        return x.index_select(1, positions)
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
 
 
@@ -103,8 +105,9 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, queries: Tensor | None = None, copies: Tensor | None = None) -> Tensor:
         """(B, T, E) → (B, Q, E).
 
-        The last layer computes only the tokens at the positions ``queries`` (B, Q), all T without. A token stands for
-        ``copies`` (B, T) tokens that are all alike, and 0 of them are none: outputs are those of the set with all.
+        The last layer computes only the tokens at the positions ``queries``, as of `take`; all T without. A token
+        stands for ``copies`` (B, T) tokens that are all alike, and 0 of them are none: outputs are those of the set
+        with all.
         """
         for layer in self.layers[:-1]:
             x = layer(x, None, copies)

@@ -19,9 +19,12 @@ class LCENet(nn.Module):
             nn.Linear(2 * (feature_dim + k), feature_dim), nn.PReLU(), nn.Linear(feature_dim, 2)
         )
 
-    def forward(self, neighbours: Tensor) -> Tensor:
-        """Features (B, K, D) of the neighbours, the face itself first → logits (B, K, 2); class 1 = same identity."""
-        x = self.encoder(tokens(neighbours))
+    def forward(self, neighbours: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Features (B, K, D) of the neighbours, the face itself first → logits (B, K, 2); class 1 = same identity.
+
+        With ``columns`` (Q,), of which the first is 0, only of the neighbours there: (B, Q, 2).
+        """
+        x = self.encoder(tokens(neighbours), columns)
         hidden, activation, output = self.classifier
         # The first layer reads [centre ; token]; the centre's half of the product is shared by all K tokens.
         centre, token = hidden.weight.chunk(2, dim=1)

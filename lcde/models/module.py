@@ -19,6 +19,8 @@ class LCDEModule(LightningModule):
 
     feature_dim, k:      D and K of the data
     dim_feedforward:     width of the feed-forward layers; None takes 4·D, which is the published 1024 at D = 256
+    labels_per_end:      neighbours of each end whose labels count in a step, the end itself among them, drawn anew for
+        each step; all K say hardly more and cost more
     negative_weight:     weight of pairs of different identities in PCENet's loss: one wrong edge merges two clusters
         whole, a missing one is mostly made up for by others
     optimizer:           parameters → optimiser
@@ -34,6 +36,7 @@ class LCDEModule(LightningModule):
         nhead: int,
         dim_feedforward: int | None,
         dropout: float,
+        labels_per_end: int,
         negative_weight: float,
         optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
@@ -45,19 +48,21 @@ class LCDEModule(LightningModule):
         width = dim_feedforward or 4 * feature_dim
         self.lcenet = LCENet(feature_dim, k, num_layers, nhead, width, dropout)
         self.pcenet = PCENet(feature_dim, k, num_layers, nhead, width, dropout)
-        self.token_head = TokenHead(feature_dim + 2 * k, k)
+        self.token_head = TokenHead(feature_dim + 2 * k)
         self.register_buffer("edge_weight", torch.tensor([negative_weight, 1.0]), persistent=False)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     def training_step(self, batch: Neighbourhoods, batch_idx: int) -> Tensor:
-        losses = self._losses(batch)
+        others = 1 + torch.randperm(self.hparams.k - 1, device=self.device)[: self.hparams.labels_per_end - 1]
+        losses = self._losses(batch, torch.cat([others.new_zeros(1), others]))
         logged = {f"train/{name}": loss for name, loss in losses.items()}
         self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch.features), sync_dist=True)
         return sum(losses.values())
 
     def validation_step(self, batch: Neighbourhoods, batch_idx: int, dataloader_idx: int = 0) -> None:
         part = self.trainer.datamodule.evaluation_parts[dataloader_idx].name
-        losses = {f"val/{part}/{name}": loss for name, loss in self._losses(batch).items()}
+        all_neighbours = torch.arange(self.hparams.k, device=self.device)
+        losses = {f"val/{part}/{name}": loss for name, loss in self._losses(batch, all_neighbours).items()}
         self.log_dict(losses, batch_size=len(batch.features), sync_dist=True, add_dataloader_idx=False)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -65,35 +70,41 @@ class LCDEModule(LightningModule):
         scheduler = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _losses(self, batch: Neighbourhoods) -> dict[str, Tensor]:
-        """Cross-entropies: LCENet over all neighbours of both ends, PCENet over the pairs and over its tokens."""
-        connectivity = self.lcenet(batch.features.flatten(0, 1))  # (2B, K, 2)
-        same_as_centre = torch.stack([batch.same_as_end[:, end, end] for end in range(2)], dim=1)  # (B, 2, K)
-        edge, encoded = self.pcenet.edge_and_tokens(batch.features.flatten(1, 2))  # (B, 2), (B, 2K, D + 2K)
+    def _losses(self, batch: Neighbourhoods, columns: Tensor) -> dict[str, Tensor]:
+        """Cross-entropies: LCENet over neighbours of both ends, PCENet over the pairs and over its tokens.
+
+        ``columns`` (Q,), of which the first is 0, are those of the neighbours that count.
+        """
+        same_as_end = batch.same_as_end[..., columns]  # (B, 2, 2, Q)
+        features, device = batch.features, batch.features.device.type
+        if torch.is_autocast_enabled(device):  # the residual stream of the networks has the type of what they are given
+            features = features.to(torch.get_autocast_dtype(device))
+        connectivity = self.lcenet(features.flatten(0, 1), columns)  # (2B, Q, 2)
+        same_as_centre = torch.stack([same_as_end[:, end, end] for end in range(2)], dim=1)  # (B, 2, Q)
+        edge, encoded = self.pcenet.edge_and_tokens(features.flatten(1, 2), columns)  # (B, 2), (B, 2Q, D + 2K)
         # Not cross_entropy(weight=…): its mean over the weights of a batch would differ between the ranks of a job.
         edge_losses = F.cross_entropy(edge, batch.same_identity, reduction="none")
-        token = self.token_head(encoded)  # (B, 2, 2K, 2)
+        token = self.token_head(encoded)  # (B, 2, 2Q, 2)
         return {
             "connectivity_loss": F.cross_entropy(connectivity.flatten(0, -2), same_as_centre.flatten()),
             "edge_loss": (self.edge_weight[batch.same_identity] * edge_losses).mean(),
-            "token_loss": F.cross_entropy(token.flatten(0, -2), batch.same_as_end.flatten()),
+            "token_loss": F.cross_entropy(token.flatten(0, -2), same_as_end.flatten()),
         }
 
 
 class TokenHead(nn.Module):
-    """Training only: tell from PCENet's encoded tokens which of the 2K faces have the identity of each end.
+    """Training only: tell from PCENet's encoded tokens which of 2Q faces have the identity of each end.
 
-    A pair gives LCENet 2K labels, PCENet one, and it learns its training pairs by heart; this gives it 4K more.
+    A pair gives LCENet 2Q labels, PCENet one, and it learns its training pairs by heart; this gives it 4Q more.
     """
 
-    def __init__(self, width: int, k: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.k = k
         self.end = nn.Linear(width, width)
         self.output = nn.Sequential(nn.PReLU(), nn.Linear(width, 2))
         self.token = nn.Linear(width, width, bias=False)
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """(B, 2K, E) → logits (B, 2, 2K, 2) of each end and token."""
-        ends = self.end(encoded[:, [0, self.k]])  # (B, 2, E)
+        """(B, 2Q, E), each end first of its Q → logits (B, 2, 2Q, 2) of each end and token."""
+        ends = self.end(encoded[:, [0, encoded.shape[1] // 2]])  # (B, 2, E)
         return self.output(ends[:, :, None] + self.token(encoded)[:, None])

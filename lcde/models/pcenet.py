@@ -27,12 +27,15 @@ class PCENet(nn.Module):
 
     def forward(self, neighbours: Tensor) -> Tensor:
         """Features (B, 2K, D), the K neighbours of one end then those of the other → logits (B, 2); class 1 = same."""
-        return self.edge_and_tokens(neighbours)[0]
+        return self.edge_and_tokens(neighbours, torch.zeros(1, dtype=torch.int64, device=neighbours.device))[0]
 
-    def edge_and_tokens(self, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the encoded tokens (B, 2K, D + 2K) of all faces beside the logits."""
-        encoded = self.encoder(tokens(neighbours))
-        return self._classify(neighbours, encoded[:, [0, self.k]]), encoded
+    def edge_and_tokens(self, neighbours: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the encoded tokens (B, 2Q, D + 2K) of the neighbours at ``columns`` (Q,) of each end.
+
+        The first column is 0, the end itself.
+        """
+        encoded = self.encoder(tokens(neighbours), torch.cat([columns, self.k + columns]))
+        return self._classify(neighbours, encoded[:, [0, len(columns)]]), encoded
 
     def _classify(self, neighbours: Tensor, ends: Tensor) -> Tensor:
         """Logits (B, 2) from the features (B, 2K, D) and the encoded tokens (B, 2, D + 2K) of both ends."""
