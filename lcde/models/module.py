@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -53,8 +54,10 @@ class LCDEModule(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     def training_step(self, batch: Neighbourhoods, batch_idx: int) -> Tensor:
-        others = 1 + torch.randperm(self.hparams.k - 1, device=self.device)[: self.hparams.labels_per_end - 1]
-        losses = self._losses(batch, torch.cat([others.new_zeros(1), others]))
+        # Of epoch and step alone: the processes of a job learn from the same columns, as one process does.
+        others = np.random.default_rng([self.current_epoch, batch_idx]).permutation(self.hparams.k - 1) + 1
+        columns = torch.from_numpy(np.append(0, others[: self.hparams.labels_per_end - 1])).to(self.device)
+        losses = self._losses(batch, columns)
         logged = {f"train/{name}": loss for name, loss in losses.items()}
         self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch.features), sync_dist=True)
         return sum(losses.values())
