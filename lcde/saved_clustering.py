@@ -46,7 +46,7 @@ class SavedClustering:
     def of(cls, part: Part, clustered: Clustering, k: int, trained: bool) -> "SavedClustering":
         """Keep ``clustered``, the clustering of ``part``, whose graph has ``k`` neighbours or all faces there are."""
         labels = label_noise(clustered.labels, clustered.noise)
-        graph, rule = (part.indices, part.similarities), (clustered.thresholds, clustered.edge_threshold)
+        graph, rule = (part.indices, part.similarities), (clustered.thresholds, float(clustered.edge_threshold))
         return cls(part.features, *graph, labels, k, *rule, trained)
 
     @classmethod

@@ -10,6 +10,7 @@ from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import official_similarity_threshold
+from lcde.clustering.pipeline import LCDEClustering
 from lcde.clustering.thresholds import ThresholdRule
 from lcde.clustering.unsupervised import Unsupervised
 from lcde.data.formats import normalise
@@ -52,6 +53,16 @@ def test_a_file_keeps_everything(saved, tmp_path):
         assert np.array_equal(getattr(read, name), value)
         assert type(getattr(read, name)) is type(value)
         assert getattr(value, "dtype", None) == getattr(getattr(read, name), "dtype", None)
+
+
+def test_thresholds_given_as_integers_are_kept(make_part, tmp_path):
+    part = make_part(0)
+    graph = part.indices, part.similarities
+    networks = Scores(part.features, part.indices)
+    clustered = LCDEClustering(similarity_threshold=1, edge_threshold=1)(part.features, *graph, networks)
+    SavedClustering.of(part, clustered, part.k, trained=True).save(tmp_path / "kept.npz")
+    read = SavedClustering.load(tmp_path / "kept.npz")
+    assert (read.edge_threshold, read.thresholds) == (1.0, ThresholdRule(1.0, None, None))
 
 
 def test_other_files_are_refused(saved, tmp_path):
