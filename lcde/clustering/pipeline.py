@@ -111,11 +111,11 @@ class LCDEClustering:
         def ask(edges: np.ndarray, labels: np.ndarray) -> np.ndarray:
             with timed(seconds, "pairs"):
                 probability = networks.edge_probability(edges)
-                if not self.second_opinions:
-                    return probability
-                graph = indices, similarities, connectivity
-                more = graph, self.second_opinions, self.edge_threshold, networks.edge_probability
-                return second_opinions(edges, probability, labels, *more)
+                if self.second_opinions:
+                    graph = indices, similarities, connectivity
+                    question = self.second_opinions, self.edge_threshold, networks.edge_probability
+                    probability = second_opinions(edges, probability, labels, graph, *question)
+                return probability
 
         with timed(seconds, "components"):
             strength = values_of_edges(connectivity, edges_density, indices)

@@ -53,8 +53,10 @@ class Strangers:
         photographs, nearly all nearest neighbours are on the same side of both tails, be they friends or strangers.
         """
         normal, range_ = self.similarity(RARE), 1 - self.mean
-        if self.spread == 0 or normal >= 1:
-            return normal >= 1
+        if normal >= 1:
+            return True
+        if self.spread == 0:
+            return False
         shape = max(0.5, ((range_ / self.spread) ** 2 - 1) / 2)  # (d - 1) / 2 in d dimensions, whose spread is d^-1/2
         even = self.mean + range_ * (2 * beta.isf(self._tail(RARE), shape, shape) - 1)
         nearest = similarities[:, 1]
