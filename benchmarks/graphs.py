@@ -49,14 +49,12 @@ def identity_graph(num_faces: int, k: int, seed: int) -> tuple[np.ndarray, np.nd
     return indices, similarities, connectivity, np.repeat(np.arange(len(sizes)), sizes)[place_of]
 
 
-def identity_features(num_faces: int, feature_dim: int, seed: int) -> np.ndarray:
-    """Unit features (N, D) float32 of identities whose faces are as far from their mean as that is from 0."""
+def identity_features(labels: np.ndarray, feature_dim: int, seed: int) -> np.ndarray:
+    """Unit features (N, D) float32 of identities ``labels`` (N,), each as far from its mean as that is from 0."""
     rng = np.random.default_rng(seed)
-    sizes = _sizes(num_faces, 80, rng)
-    means = rng.standard_normal((len(sizes), feature_dim), dtype=np.float32)
-    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    features = np.empty((num_faces, feature_dim), dtype=np.float32)
-    for start in range(0, num_faces, CHUNK):
+    means = rng.standard_normal((labels.max() + 1, feature_dim), dtype=np.float32)
+    features = np.empty((len(labels), feature_dim), dtype=np.float32)
+    for start in range(0, len(labels), CHUNK):
         rows = slice(start, start + CHUNK)
         features[rows] = means[labels[rows]]
         features[rows] += rng.standard_normal(features[rows].shape, dtype=np.float32)

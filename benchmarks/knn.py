@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.graphs import identity_features
+from benchmarks.graphs import identity_features, labelings
 from benchmarks.measure import Case, Options
 from lcde.data.search import Search, approximate_search, exact_search, recall
 
@@ -32,7 +32,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def _search(num_faces: int, k: int, make: Callable[[np.ndarray, int], Search]) -> Callable[[], dict[str, float]]:
-    features = identity_features(num_faces, FEATURE_DIM, SEED)
+    features = identity_features(labelings(num_faces, SEED)[0], FEATURE_DIM, SEED)
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):  # the approximate search says its recall
         search = make(features, k)

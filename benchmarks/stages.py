@@ -5,31 +5,35 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from hydra.utils import instantiate
 
-from benchmarks.graphs import identity_graph, labelings
+from benchmarks.configs import configured
+from benchmarks.graphs import identity_features, identity_graph, labelings
 from benchmarks.measure import Case, Options
 from lcde.clustering.components import connected_labels
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import official_similarity_threshold, select_edges
-from lcde.clustering.pipeline import LCDEClustering
 from lcde.metrics import Contingency, bcubed, pairwise
 
 SEED = 0
+FEATURE_DIM = 64  # enough for centroids to tell identities apart
 
 
 def cases(options: Options) -> list[Case]:
-    """Each stage on graphs N × ``k`` of growing N; "graph to labels" chains them as an evaluation does."""
+    """Each stage on graphs N × ``k`` of growing N; "graph to labels" chains them, in both modes."""
     k = options.k
     stages = {
         "symmetrise, density": partial(_density, k=k),
         "edges": partial(_edges, k=k),
         "components": _components,
         "metrics": _metrics,
-        "graph to labels": partial(_graph_to_labels, k=k),
     }
+    contenders = {name: {"lcde": prepare} for name, prepare in stages.items()}
+    modes = {"exact": "exact", "fast": "lcde"}
+    contenders["graph to labels"] = {by: partial(_graph_to_labels, k=k, mode=mode) for by, mode in modes.items()}
     return [
-        Case("stages", name, size, {"lcde": partial(prepare, size)})
-        for name, prepare in stages.items()
+        Case("stages", name, size, {by: partial(prepare, size) for by, prepare in prepares.items()})
+        for name, prepares in contenders.items()
         for size in options.sizes
     ]
 
@@ -87,13 +91,14 @@ class _KnownNetworks:
         return (self.labels_true[edges[:, 0]] == self.labels_true[edges[:, 1]]).astype(np.float32)
 
 
-def _graph_to_labels(num_faces: int, k: int) -> Callable[[], dict[str, float]]:
+def _graph_to_labels(num_faces: int, k: int, mode: str) -> Callable[[], dict[str, float]]:
     indices, similarities, connectivity, labels_true = identity_graph(num_faces, k, SEED)
     networks = _KnownNetworks(connectivity, labels_true)
-    features = np.empty((num_faces, 0), dtype=np.float32)  # the graph has none, and the published rule reads none
+    features = identity_features(labels_true, FEATURE_DIM, SEED)
+    cluster = instantiate(configured("eval", f"clustering={mode}").clustering)
 
     def job() -> dict[str, float]:
-        clustering = LCDEClustering()(features, indices, similarities, networks)
+        clustering = cluster(features, indices, similarities, networks)
         table = Contingency.of(labels_true, clustering.labels)
         edges = len(clustering.edges_density) + len(clustering.edges_similar)
         return {"edges per face": edges / num_faces, "pairwise F": pairwise(table).f_score}
