@@ -125,7 +125,13 @@ def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> tuple[np.ndar
     Exact, but for millions of faces on a CPU (`lcde.data.search`). Returns ``indices`` (N - first_row, k) int32 among
     all N faces and ``similarities`` float32, descending, for the faces from ``first_row`` on.
     """
-    return order_neighbours(*_search(features[first_row:], features, k), first_row)
+    queries = features[first_row:]
+    indices = np.empty((len(queries), k), dtype=np.int32)
+    similarities = np.empty((len(queries), k), dtype=np.float32)
+    for start, *found in _search(queries, features, k):
+        rows = slice(start, start + len(found[0]))
+        indices[rows], similarities[rows] = order_neighbours(*found, first_row + start)
+    return indices, similarities
 
 
 def extend_knn(
@@ -137,32 +143,34 @@ def extend_knn(
     are compared with all.
     """
     num_known, width = len(indices), min(k, len(features))
+    all_indices = np.zeros((len(features), width), dtype=np.int32)
+    all_similarities = np.full(all_indices.shape, -np.inf, dtype=np.float32)
+    known = slice(num_known), slice(indices.shape[1])
+    all_indices[known], all_similarities[known] = indices, similarities
     new = features[num_known:]
-    found, found_similarities = _search(features[:num_known], new, min(width, len(new)))
-    all_indices = np.pad(indices, ((0, 0), (0, width - indices.shape[1])))
-    all_similarities = np.pad(similarities, ((0, 0), (0, width - indices.shape[1])), constant_values=-np.inf)
-    changed = np.flatnonzero(found_similarities[:, 0] > all_similarities[:, -1])
-    for start in range(0, len(changed), CHUNK):
-        rows = changed[start : start + CHUNK]
-        candidates = np.concatenate([all_indices[rows], found[rows] + np.int32(num_known)], axis=1)
-        values = np.concatenate([all_similarities[rows], found_similarities[rows]], axis=1)
+    for start, found, found_similarities in _search(features[:num_known], new, min(width, len(new))):
+        farthest = all_similarities[start : start + len(found), -1]
+        closer = np.flatnonzero(found_similarities[:, 0] > farthest)
+        rows = start + closer
+        candidates = np.concatenate([all_indices[rows], found[closer] + np.int32(num_known)], axis=1)
+        values = np.concatenate([all_similarities[rows], found_similarities[closer]], axis=1)
         nearest = 1 + np.argsort(-values[:, 1:], axis=1, kind="stable")[:, : width - 1]
         all_indices[rows, 1:] = np.take_along_axis(candidates, nearest, axis=1)
         all_similarities[rows, 1:] = np.take_along_axis(values, nearest, axis=1)
-    of_new = build_knn(features, width, num_known)
-    return np.concatenate([all_indices, of_new[0]]), np.concatenate([all_similarities, of_new[1]])
+    all_indices[num_known:], all_similarities[num_known:] = build_knn(features, width, num_known)
+    return all_indices, all_similarities
 
 
-def _search(queries: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """``indices`` (Q, k) int32 and ``similarities`` (Q, k) float32, descending, of the faces nearest to ``queries``."""
+def _search(queries: np.ndarray, features: np.ndarray, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """The faces nearest to ``queries`` (Q, D), a block of them at a time.
+
+    Yields the number of its first query, ``indices`` (B, k) int32 and ``similarities`` (B, k) float32, descending.
+    """
     search = choose_search(features, k, len(queries))
-    indices = np.empty((len(queries), k), dtype=np.int32)
-    similarities = np.empty((len(queries), k), dtype=np.float32)
     starts = range(0, len(queries), BLOCK)
     for start in track(starts, "kNN graph", transient=True, disable=len(starts) == 1):
-        rows = slice(start, start + BLOCK)
-        similarities[rows], indices[rows] = search(queries[rows])
-    return indices, similarities
+        similarities, indices = search(queries[start : start + BLOCK])
+        yield start, indices.astype(np.int32), similarities
 
 
 def order_neighbours(
