@@ -65,11 +65,12 @@ class SharedDropout(nn.Dropout):
     Per-token masks take a fifth of a training step on a CPU, in drawing random numbers.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) → (B, T, C); the mask is (B, 1, C)."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, T, C) → (B, T, C), added to ``residual`` (B, T, C) if given; the mask is (B, 1, C)."""
         if not self.training or not self.p:
-            return x
-        return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.p)
+            return x if residual is None else residual + x
+        mask = F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.p)
+        return x * mask if residual is None else torch.addcmul(residual, x, mask)  # one pass over memory, not two
 
 
 class EncoderLayer(nn.Module):
@@ -87,9 +88,10 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, queries: Tensor | None, copies: Tensor | None) -> Tensor:
         """(B, T, E) → (B, Q, E); for ``queries`` and ``copies`` see `Encoder`."""
         attended = self.self_attn(self.norm1(x), queries, copies)
-        x = (x if queries is None else take(x, queries)) + self.dropout(attended)
-        hidden = self.dropout(F.relu(self.linear1(self.norm2(x)), inplace=True))
-        return x + self.dropout(self.linear2(hidden))
+        x = self.dropout(attended, x if queries is None else take(x, queries))
+        # In place, autograd would copy the product three times over.
+        hidden = self.dropout(F.relu(self.linear1(self.norm2(x)), inplace=not torch.is_grad_enabled()))
+        return self.dropout(self.linear2(hidden), x)
 
 
 class Encoder(nn.Module):
