@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks import ROOT
 from benchmarks.measure import Case, Options, machine, measure_all, print_table, write_results
 
-BENCHMARKS = ("stages", "metrics", "knn", "pipeline", "training", "sweep")
+BENCHMARKS = ("stages", "metrics", "knn", "networks", "pipeline", "training", "sweep")
 SMALLEST = 10_000  # the smallest size, a sixteenth, still holds what FAISS trains its codes on
 
 

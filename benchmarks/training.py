@@ -1,7 +1,7 @@
 """Training pairs per second: batches of indices, beside a loader that copies the tokens of every pair.
 
 The copying loader builds each pair's tokens as the published inference code does, and feeds the same networks in the
-same `Trainer`, plainly: in float32, the labels of all neighbours in the loss. A training step is timed whole, and the
+same `Trainer`, plainly: in float32, all neighbours of both ends. A training step is timed whole, and the
 loader alone up to the tokens of both networks.
 """
 
@@ -67,12 +67,12 @@ class CopyingData(EdgePairDataModule):
         return Neighbourhoods(features, same_as_end, same_identity)
 
 
-PLAIN = ["trainer.precision=32-true", "model.labels_per_end=${dataset.k}"]
+PLAIN = ["trainer.precision=32-true", "model.neighbours_per_end=${dataset.k}"]
 # The data module, and overrides.
 CONTENDERS = {
     "lcde": (EdgePairDataModule, []),
-    "lcde, all labels": (EdgePairDataModule, PLAIN[1:]),
-    "lcde, all labels, float32": (EdgePairDataModule, PLAIN),
+    "lcde, all neighbours": (EdgePairDataModule, PLAIN[1:]),
+    "lcde, all neighbours, float32": (EdgePairDataModule, PLAIN),
     "copying loader": (CopyingData, PLAIN),
 }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import benchmarks.knn
+import benchmarks.networks
 from benchmarks import ROOT, pipeline, training
 from benchmarks.__main__ import BENCHMARKS, cases_of
 from benchmarks.graphs import identity_graph, labelings
@@ -34,6 +35,8 @@ def results(tmp_path_factory):
 def options(results, tmp_path, monkeypatch):
     """Options of the smallest benchmarks, without a published program."""
     monkeypatch.setattr(benchmarks.knn, "FEATURE_DIM", 16)
+    for name, value in {"FEATURE_DIM": 16, "K": 8, "SIDE": {"cpu": 256, "cuda": 1_024}}.items():
+        monkeypatch.setattr(benchmarks.networks, name, value)
     for name, value in SMALL_PIPELINE.items():
         monkeypatch.setattr(pipeline, name, value)
     small = ["dataset.feature_dim=16", "dataset.k=8", "dataset.num_identities={part0_train:60}", "data.batch_size=8"]

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from lcde.errors import InputError
 from lcde.models import scoring
-from lcde.models.encoder import Encoder, SharedDropout, attend, require_divisible, take
+from lcde.models.encoder import Encoder, SharedDropout, attend, require_divisible
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import HIDDEN, PCENet
 from lcde.models.scoring import GraphScorer
-from lcde.models.tokens import distinct, num_distinct
+from lcde.models.tokens import distinct, num_distinct, take, tokens
 
 D, K, LAYERS, HEADS, WIDTH = 8, 4, 2, 4, 12
 SIZES = {"num_layers": LAYERS, "nhead": HEADS, "dim_feedforward": WIDTH, "dropout": 0.3}
@@ -132,6 +132,13 @@ def test_query_tokens_come_out_as_among_all_tokens():
     torch.testing.assert_close(encoder(x, queries[0]), encoder(x)[:, [0, 3]], rtol=1e-4, atol=1e-5)
 
 
+def test_tokens_at_positions_are_those_among_all():
+    neighbours, positions = torch.randn(3, 5, D), torch.tensor([[0, 3], [4, 4], [2, 1]])
+    every = tokens(neighbours)
+    torch.testing.assert_close(tokens(neighbours, positions[0]), every[:, [0, 3]])
+    torch.testing.assert_close(tokens(neighbours, positions), torch.stack([every[i, positions[i]] for i in range(3)]))
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_token_stands_for_its_copies(training):
     encoder, x = randomised(Encoder(D, K, **SIZES)), torch.randn(2, 4, D + K)
@@ -166,6 +173,13 @@ def test_shared_dropout_drops_the_same_channels_of_all_tokens():
     torch.testing.assert_close(dropped, x * kept / 0.75)
     assert not torch.equal(kept[0], kept[1])
     assert kept.float().mean() == pytest.approx(0.75, abs=0.05)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_shared_dropout_adds_to_a_residual(training):
+    dropout, x, residual = SharedDropout(0.5).train(training), torch.randn(4, 5, 6), torch.randn(4, 5, 6)
+    dropped, added = (torch.manual_seed(1) and dropout(x, *others) for others in ((), (residual,)))
+    torch.testing.assert_close(added, residual + dropped)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5])

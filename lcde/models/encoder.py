@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcde.errors import InputError
+from lcde.models.tokens import take
 
 
 class SelfAttention(nn.Module):
@@ -35,13 +36,6 @@ class SelfAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.nhead, -1)).transpose(1, 2)  # (B, H, T, E/H)
-
-
-def take(x: Tensor, positions: Tensor) -> Tensor:
-    """The tokens (B, Q, E) of ``x`` (B, T, E) at ``positions`` (B, Q), or at the same (Q,) of each set."""
-    if positions.ndim == 1:
-        return x.index_select(1, positions)
-    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, copies: Tensor | None) -> Tensor:

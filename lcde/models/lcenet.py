@@ -22,9 +22,9 @@ class LCENet(nn.Module):
     def forward(self, neighbours: Tensor, columns: Tensor | None = None) -> Tensor:
         """Features (B, K, D) of the neighbours, the face itself first → logits (B, K, 2); class 1 = same identity.
 
-        With ``columns`` (Q,), of which the first is 0, only of the neighbours there: (B, Q, 2).
+        With ``columns`` (Q,), of which the first is 0, only the neighbours there are read: (B, Q, 2).
         """
-        x = self.encoder(tokens(neighbours), columns)
+        x = self.encoder(tokens(neighbours, columns))
         hidden, activation, output = self.classifier
         # The first layer reads [centre ; token]; the centre's half of the product is shared by all K tokens.
         centre, token = hidden.weight.chunk(2, dim=1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcde.data.datamodule import Neighbourhoods
+from lcde.errors import InputError
 from lcde.models.encoder import require_divisible
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import PCENet
@@ -20,13 +21,13 @@ class LCDEModule(LightningModule):
 
     feature_dim, k:      D and K of the data
     dim_feedforward:     width of the feed-forward layers; None takes 4·D, which is the published 1024 at D = 256
-    labels_per_end:      neighbours of each end whose labels count in a step, the end itself among them, drawn anew for
-        each step; all K say hardly more and cost more
+    neighbours_per_end:  neighbours of each end that a training step reads, the end itself among them, drawn anew for
+        each step, as PatchDropout does with images (Liu et al. 2022); all K cost more and teach no more
     negative_weight:     weight of pairs of different identities in PCENet's loss: one wrong edge merges two clusters
         whole, a missing one is mostly made up for by others
     optimizer:           parameters → optimiser
     scheduler:           (optimiser, total_steps=…) → schedule, stepped every batch
-    Raises `InputError` where ``nhead`` does not divide D + K and D + 2K.
+    Raises `InputError` where ``nhead`` does not divide D + K and D + 2K, and for fewer than 2 ``neighbours_per_end``.
     """
 
     def __init__(
@@ -37,13 +38,17 @@ class LCDEModule(LightningModule):
         nhead: int,
         dim_feedforward: int | None,
         dropout: float,
-        labels_per_end: int,
+        neighbours_per_end: int,
         negative_weight: float,
         optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
     ) -> None:
         super().__init__()
         require_divisible(feature_dim, k, nhead)
+        if neighbours_per_end < 2:
+            raise InputError(
+                f"model.neighbours_per_end={neighbours_per_end} must be 2 or more, the end itself counted."
+            )
         # Plain numbers only, so that the checkpoint loads with weights_only=True.
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         width = dim_feedforward or 4 * feature_dim
@@ -54,9 +59,9 @@ class LCDEModule(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     def training_step(self, batch: Neighbourhoods, batch_idx: int) -> Tensor:
-        # Of epoch and step alone: the processes of a job learn from the same columns, as one process does.
+        # Of epoch and step alone: the processes of a job read the same columns, as one process does.
         others = np.random.default_rng([self.current_epoch, batch_idx]).permutation(self.hparams.k - 1) + 1
-        columns = torch.from_numpy(np.append(0, others[: self.hparams.labels_per_end - 1])).to(self.device)
+        columns = torch.from_numpy(np.append(0, others[: self.hparams.neighbours_per_end - 1])).to(self.device)
         losses = self._losses(batch, columns)
         logged = {f"train/{name}": loss for name, loss in losses.items()}
         self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch.features), sync_dist=True)
@@ -64,8 +69,7 @@ class LCDEModule(LightningModule):
 
     def validation_step(self, batch: Neighbourhoods, batch_idx: int, dataloader_idx: int = 0) -> None:
         part = self.trainer.datamodule.evaluation_parts[dataloader_idx].name
-        all_neighbours = torch.arange(self.hparams.k, device=self.device)
-        losses = {f"val/{part}/{name}": loss for name, loss in self._losses(batch, all_neighbours).items()}
+        losses = {f"val/{part}/{name}": loss for name, loss in self._losses(batch).items()}
         self.log_dict(losses, batch_size=len(batch.features), sync_dist=True, add_dataloader_idx=False)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -73,12 +77,12 @@ class LCDEModule(LightningModule):
         scheduler = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _losses(self, batch: Neighbourhoods, columns: Tensor) -> dict[str, Tensor]:
+    def _losses(self, batch: Neighbourhoods, columns: Tensor | None = None) -> dict[str, Tensor]:
         """Cross-entropies: LCENet over neighbours of both ends, PCENet over the pairs and over its tokens.
 
-        ``columns`` (Q,), of which the first is 0, are those of the neighbours that count.
+        ``columns`` (Q,), of which the first is 0, are those of the neighbours that are read, without it Q = K.
         """
-        same_as_end = batch.same_as_end[..., columns]  # (B, 2, 2, Q)
+        same_as_end = batch.same_as_end if columns is None else batch.same_as_end[..., columns]  # (B, 2, 2, Q)
         features, device = batch.features, batch.features.device.type
         if torch.is_autocast_enabled(device):  # the residual stream of the networks has the type of what they are given
             features = features.to(torch.get_autocast_dtype(device))

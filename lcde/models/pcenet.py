@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lcde.models.encoder import Encoder, take
+from lcde.models.encoder import Encoder
 from lcde.models.tokens import distinct, tokens
 
 HIDDEN = 2048  # width of the published classifier
@@ -27,15 +27,17 @@ class PCENet(nn.Module):
 
     def forward(self, neighbours: Tensor) -> Tensor:
         """Features (B, 2K, D), the K neighbours of one end then those of the other → logits (B, 2); class 1 = same."""
-        return self.edge_and_tokens(neighbours, torch.zeros(1, dtype=torch.int64, device=neighbours.device))[0]
+        ends = torch.tensor([0, self.k], device=neighbours.device)
+        return self._classify(neighbours, self.encoder(tokens(neighbours), ends))
 
-    def edge_and_tokens(self, neighbours: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the encoded tokens (B, 2Q, D + 2K) of the neighbours at ``columns`` (Q,) of each end.
+    def edge_and_tokens(self, neighbours: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `forward`, with all encoded tokens (B, 2K, D + 2K).
 
-        The first column is 0, the end itself.
+        With ``columns`` (Q,), of which the first is 0, only the neighbours there of each end are read: (B, 2Q, D + 2K).
         """
-        encoded = self.encoder(tokens(neighbours), torch.cat([columns, self.k + columns]))
-        return self._classify(neighbours, encoded[:, [0, len(columns)]]), encoded
+        positions = None if columns is None else torch.cat([columns, self.k + columns])
+        encoded = self.encoder(tokens(neighbours, positions))
+        return self._classify(neighbours, encoded[:, [0, encoded.shape[1] // 2]]), encoded
 
     def _classify(self, neighbours: Tensor, ends: Tensor) -> Tensor:
         """Logits (B, 2) from the features (B, 2K, D) and the encoded tokens (B, 2, D + 2K) of both ends."""
@@ -50,6 +52,6 @@ class PCENet(nn.Module):
         A face that both ends have among their neighbours gives the same token twice, which is computed once.
         """
         positions, copies, number = distinct(faces)
-        x = take(tokens(neighbours), positions)
+        x = tokens(neighbours, positions)
         encoded = self.encoder(x, number[:, [0, self.k]], copies.to(x.dtype))
         return torch.softmax(self._classify(neighbours, encoded).float(), dim=-1)[:, 1]

@@ -30,6 +30,17 @@ def num_distinct(faces: Tensor) -> Tensor:
     return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
 
 
-def tokens(neighbours: Tensor) -> Tensor:
-    """Append to each face's features its similarities to all T faces of the set: (B, T, D) → (B, T, D + T)."""
-    return torch.cat([neighbours, neighbours @ neighbours.transpose(1, 2)], dim=-1)
+def take(x: Tensor, positions: Tensor) -> Tensor:
+    """The rows (B, Q, C) of ``x`` (B, T, C) at ``positions`` (B, Q), or at the same (Q,) of each set."""
+    if positions.ndim == 1:
+        return x.index_select(1, positions)
+    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def tokens(neighbours: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Append to each face's features its similarities to all T faces of the set: (B, T, D) → (B, T, D + T).
+
+    With ``positions``, as of `take`, only of the Q faces there: (B, Q, D + T).
+    """
+    faces = neighbours if positions is None else take(neighbours, positions)
+    return torch.cat([faces, faces @ neighbours.transpose(1, 2)], dim=-1)

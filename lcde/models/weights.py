@@ -1,6 +1,7 @@
 """Load trained networks, from a checkpoint or a published pair of weight files, and export such a pair."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ from lcde.data.formats import require_free, write_atomically
 from lcde.errors import InputError
 from lcde.models.encoder import require_divisible
 from lcde.models.lcenet import LCENet
-from lcde.models.module import LCDEModule
 from lcde.models.pcenet import PCENet
 
 
@@ -61,10 +61,15 @@ def load_checkpoint(path: str | Path) -> NetworkPair:
             f"checkpoint {path} does not exist; train.py writes checkpoints/best.ckpt in its run directory."
         )
     try:
-        module = LCDEModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state, nhead = checkpoint["state_dict"], checkpoint["hyper_parameters"]["nhead"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
         raise InputError(f"{path} is not a checkpoint written by train.py: {_first_line(error)}.") from None
-    return NetworkPair(module.lcenet, module.pcenet, module.hparams.feature_dim, module.hparams.k, str(path))
+    states = [
+        {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        for prefix in ("lcenet.", "pcenet.")
+    ]
+    return _network_pair(states, (path, path), nhead, str(path))
 
 
 def load_published(lce_weights: str | Path, pce_weights: str | Path, nhead: int) -> NetworkPair:
@@ -73,31 +78,8 @@ def load_published(lce_weights: str | Path, pce_weights: str | Path, nhead: int)
     Raises `InputError` where a file is missing or not such weights, where the two disagree on D or K, and where
     ``nhead``, which no tensor tells, does not divide the token widths.
     """
-    states = [_read_state(path) for path in (lce_weights, pce_weights)]
-    sizes = [
-        _sizes(state, path, head, tokens_per_k)
-        for state, path, head, tokens_per_k in (
-            (states[0], lce_weights, "classifier.0.weight", 1),
-            (states[1], pce_weights, "adjust_dim.0.weight", 2),
-        )
-    ]
-    lce, pce = sizes
-    if (lce.feature_dim, lce.k) != (pce.feature_dim, pce.k):
-        raise InputError(
-            f"{lce_weights} was made for feature_dim={lce.feature_dim}, k={lce.k}, "
-            f"but {pce_weights} for feature_dim={pce.feature_dim}, k={pce.k}; give a pair that was trained together."
-        )
-    require_divisible(lce.feature_dim, lce.k, nhead)
-    networks = [
-        network(size.feature_dim, size.k, size.num_layers, nhead, size.dim_feedforward, dropout=0.0)
-        for network, size in zip((LCENet, PCENet), sizes, strict=True)
-    ]
-    for network, state, path in zip(networks, states, (lce_weights, pce_weights), strict=True):
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise InputError(f"{path} does not hold the weights of {type(network).__name__}: {error}.") from None
-    return NetworkPair(*networks, lce.feature_dim, lce.k, f"{lce_weights} and {pce_weights}")
+    paths = lce_weights, pce_weights
+    return _network_pair([_read_state(path) for path in paths], paths, nhead, f"{lce_weights} and {pce_weights}")
 
 
 def export_published(pair: NetworkPair, lce_weights: Path, pce_weights: Path) -> None:
@@ -117,6 +99,37 @@ def require_matching(pair: NetworkPair, feature_dim: int, k: int, source: str | 
         if own != value:
             found = f"{source} has {name}={value}" if source else f"dataset.{name} is {value}; add dataset.{name}={own}"
             raise InputError(f"{pair.source} was trained with {name}={own}, but {found}.")
+
+
+def _network_pair(
+    states: Sequence[dict[str, Tensor]], paths: Sequence[str | Path], nhead: int, source: str
+) -> NetworkPair:
+    """LCENet and PCENet of two state dicts, which were read from ``paths``; ``source`` names both."""
+    lce_weights, pce_weights = paths
+    sizes = [
+        _sizes(state, path, head, tokens_per_k)
+        for state, path, head, tokens_per_k in (
+            (states[0], lce_weights, "classifier.0.weight", 1),
+            (states[1], pce_weights, "adjust_dim.0.weight", 2),
+        )
+    ]
+    lce, pce = sizes
+    if (lce.feature_dim, lce.k) != (pce.feature_dim, pce.k):
+        raise InputError(
+            f"{lce_weights} was made for feature_dim={lce.feature_dim}, k={lce.k}, "
+            f"but {pce_weights} for feature_dim={pce.feature_dim}, k={pce.k}; give a pair that was trained together."
+        )
+    require_divisible(lce.feature_dim, lce.k, nhead)
+    networks = [
+        network(size.feature_dim, size.k, size.num_layers, nhead, size.dim_feedforward, dropout=0.0)
+        for network, size in zip((LCENet, PCENet), sizes, strict=True)
+    ]
+    for network, state, path in zip(networks, states, paths, strict=True):
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"{path} does not hold the weights of {type(network).__name__}: {error}.") from None
+    return NetworkPair(*networks, lce.feature_dim, lce.k, source)
 
 
 def _read_state(path: str | Path) -> dict[str, Tensor]:

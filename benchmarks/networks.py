@@ -1,0 +1,76 @@
+"""Both networks at the published sizes over growing graphs: seconds, and the share of the device's peak they reach.
+
+The peak is that of a matrix product, in the same process and precision.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.configs import configured
+from benchmarks.graphs import identity_features, identity_graph
+from benchmarks.measure import Case, Options
+from lcde.models.scoring import GraphScorer
+
+SEED = 0
+FEATURE_DIM, K = 256, 80  # as on MS1M
+CPU_SHARE = 100  # of the sizes, which are meant for what follows the networks, a CPU takes a hundredth
+LEAST = 5  # times K, the faces of the smallest graph
+COUNTED = 256  # faces, or edges, whose operations are counted
+SIDE = {"cpu": 4_096, "cuda": 16_384}  # of the matrices that give the peak
+PRODUCTS = 5  # of them, of which the fastest counts
+
+
+def cases(options: Options) -> list[Case]:
+    """A face's connectivity to its neighbours, and the probability of the edge to the nearest, of N faces."""
+    share = 1 if torch.cuda.is_available() else CPU_SHARE
+    modes = {"exact": "float32", "fast": "auto"}
+    return [
+        Case("networks", what, size, {by: partial(_scores, what, size, modes[by]) for by in modes})
+        for what in ("connectivity", "edge probability")
+        for size in (max(size // share, LEAST * K) for size in options.sizes)
+    ]
+
+
+def _scores(what: str, num_faces: int, precision: str) -> Callable[[], dict[str, float]]:
+    indices, _, _, labels = identity_graph(num_faces, K, SEED)
+    features = identity_features(labels, FEATURE_DIM, SEED)
+    torch.manual_seed(SEED)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = instantiate(configured("train").model, feature_dim=FEATURE_DIM, k=K).to(device)
+    scorer = GraphScorer(module.lcenet, module.pcenet, features, indices, precision)
+    edges = indices[:, :2].astype(np.int64)
+
+    def score(first: int) -> None:
+        scorer.connectivity(first) if what == "connectivity" else scorer.edge_probability(edges[first:])
+
+    counted = min(COUNTED, num_faces)
+    with FlopCounterMode(display=False) as counter:
+        score(num_faces - counted)
+    operations = counter.get_total_flops() / counted * num_faces
+    peak = _peak(scorer.features.dtype, device)
+
+    def job() -> dict[str, float]:
+        start = time.perf_counter()
+        score(0)  # ends with a copy to the CPU, so that a GPU is done
+        rate = operations / (time.perf_counter() - start)
+        return {"TFLOP/s": rate / 1e12, "of the peak": rate / peak}
+
+    return job
+
+
+def _peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of the product of two square matrices."""
+    side = SIDE[device.type]
+    matrix = torch.randn(side, side, device=device).to(dtype)
+    seconds = []
+    for _ in range(1 + PRODUCTS):  # the first one warms up
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds[1:])
