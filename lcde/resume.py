@@ -11,6 +11,8 @@ from lcde.errors import InputError
 def resumed(run_dir: Path) -> DictConfig:
     """The settings of the run in ``run_dir``, but for its logger, whose files go where this attempt's own go.
 
+    wandb is told to go on with the run that it has of it.
+
     Raises `InputError` where it is not a run of train.py, or where other settings are given with ``resume=…``.
     """
     path = run_dir / "config.yaml"
@@ -24,6 +26,8 @@ def resumed(run_dir: Path) -> DictConfig:
         raise InputError(f"resume={run_dir} is a run of eval.py; name the folder of a training run.")
     if config.logger is not None:
         config.logger.save_dir = HydraConfig.get().runtime.output_dir
+        if folders := sorted(run_dir.glob("wandb/*run-*-*")):  # run-<date and time>-<id>, offline-run-…
+            config.logger.id = folders[0].name.rsplit("-", 1)[1]
     return config
 
 

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,19 @@ def test_each_job_of_a_sweep_is_a_finished_run_of_wandb(tmp_path):
         assert {(row[0], row[4]) for row in rows if row[1] == "LCDE"} == {
             (part, values["pairwise"]["f_score"]) for part, values in metrics.items()
         }
+
+
+def test_a_run_that_goes_on_is_the_same_run_of_wandb(tmp_path):
+    first = ["logger=wandb", "logger.mode=offline", f"hydra.run.dir={tmp_path}/run"]
+    for arguments in ([*TINY, *first], [f"resume={tmp_path}/run"], [f"resume={tmp_path}/run"]):
+        command = [sys.executable, str(ROOT / "train.py"), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "WARN" not in done.stdout + done.stderr
+        time.sleep(1)  # what the folders of attempts are named after
+    files = list((tmp_path / "run").rglob("run-*.wandb"))
+    assert len(files) == 3
+    assert len({run.run_id for file in files for run in (entry.run for entry in records(file)) if run.run_id}) == 1
 
 
 def test_tensorboard_has_scores_figures_and_the_configuration(make_part, tmp_path):
