@@ -22,7 +22,7 @@ class LCDEModule(LightningModule):
     feature_dim, k:      D and K of the data
     dim_feedforward:     width of the feed-forward layers; None takes 4·D, which is the published 1024 at D = 256
     neighbours_per_end:  neighbours of each end that a training step reads, the end itself among them, drawn anew for
-        each step, as PatchDropout does with images (Liu et al. 2022); all K cost more and teach no more
+        each step, as PatchDropout does with images (Liu et al. 2022); more cost more and teach hardly more
     negative_weight:     weight of pairs of different identities in PCENet's loss: one wrong edge merges two clusters
         whole, a missing one is mostly made up for by others
     optimizer:           parameters → optimiser
