@@ -17,10 +17,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from lcde.data.formats import write_atomically
+from lcde.progress import track
 
 REPEAT_FOR = 0.3  # seconds for which a short job is repeated in its process; the median counts
 
@@ -128,7 +128,7 @@ def summarise(case: Case, runs: Mapping[str, Sequence[Run]]) -> list[Measurement
 
 
 def measure_all(cases: Sequence[Case], repeats: int) -> list[Measurement]:
-    return [result for case in track(cases, "benchmarks", transient=True) for result in measure(case, repeats)]
+    return [result for case in track(cases, "benchmarks") for result in measure(case, repeats)]
 
 
 def _run(prepare: Prepare) -> Run:

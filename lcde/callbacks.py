@@ -1,4 +1,4 @@
-"""What happens around training: clustering and F-scores at each validation epoch, fresh connectivity, seeds."""
+"""What happens around training: clustering and F-scores at each validation epoch, connectivity, seeds, progress."""
 
 import time
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
 
 from lcde.clustering.pipeline import LCDEClustering
 from lcde.data.datamodule import Neighbourhoods
 from lcde.distributed import broadcast, rank
 from lcde.evaluation import evaluate_lcde
 from lcde.models.scoring import GraphScorer
+from lcde.progress import is_watched
 
 
 class ClusteringEvaluation(Callback):
@@ -100,3 +102,34 @@ class Throughput(Callback):
         if trainer.is_last_batch:
             rate = self._pairs / (time.perf_counter() - self._start)
             pl_module.log("train/pairs_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+
+
+def progress_bar() -> ProgressBar:
+    """A bar where somebody watches, a line an epoch in the log of a batch job."""
+    return RichProgressBar() if is_watched() else EpochLines()
+
+
+class EpochLines(ProgressBar):
+    """Print after each epoch which it was, its mean F-scores and its pace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:  # Lightning calls it on all processes but one
+        self._enabled = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._enabled:
+            return
+        logged = trainer.callback_metrics
+        shown = {
+            "pairwise F": (100, "val/pairwise_f"),
+            "BCubed F": (100, "val/bcubed_f"),
+            "pairs a second": (1, "train/pairs_per_second"),
+        }
+        values = [f"{name} {times * logged[key]:.2f}" for name, (times, key) in shown.items() if key in logged]
+        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {', '.join(values)}", flush=True)

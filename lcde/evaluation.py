@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 from torch import nn
 
 from lcde.clustering.classical import ThresholdMethod, choose_threshold
@@ -18,6 +17,7 @@ from lcde.distributed import rank
 from lcde.metrics import Contingency, Score, bcubed, nmi, pairwise
 from lcde.models.score_cache import CachedScores
 from lcde.models.scoring import GraphScorer
+from lcde.progress import track
 from lcde.saved_clustering import SavedClustering
 
 
@@ -82,7 +82,7 @@ def choose_thresholds(
     One whose threshold is None takes the one that is best on ``train_part``, and is left out without one.
     """
     chosen = {}
-    for name, method in track(baselines.items(), "thresholds of untrained methods", transient=True):
+    for name, method in track(baselines.items(), "thresholds of untrained methods"):
         if method.threshold is not None:
             chosen[name] = method, method.threshold
         elif train_part is not None:
@@ -94,7 +94,7 @@ def choose_thresholds(
 def evaluate_baselines(part: Part, baselines: Mapping[str, tuple[ThresholdMethod, float]]) -> list[Result]:
     """Every one of `choose_thresholds` on ``part``."""
     results = []
-    for name, (method, threshold) in track(baselines.items(), "untrained methods", transient=True):
+    for name, (method, threshold) in track(baselines.items(), "untrained methods"):
         start = time.perf_counter()
         labels = method(part.indices, part.similarities, threshold)
         seconds = {"knn": part.knn_seconds, "clustering": time.perf_counter() - start}

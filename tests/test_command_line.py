@@ -52,6 +52,12 @@ def test_training_leaves_everything_the_design_names(trained):
     assert len(list((folder / "figures").glob("*.png"))) == 10
     assert "LCDE" in output
     assert "infomap" in output
+    lines = output.splitlines()
+    assert [line[:25] for line in lines if line.startswith("epoch")] == [
+        "epoch 1 of 2: pairwise F ",
+        "epoch 2 of 2: pairwise F ",
+    ]
+    assert all(lines)
 
 
 def test_every_epoch_is_noted_with_its_own_losses(trained):

@@ -26,9 +26,10 @@ def one(tmp_path_factory) -> Path:
 
 
 def test_training_takes_the_steps_of_one_process_with_the_same_global_batch(one, tmp_path):
-    succeed(
+    output = succeed(
         "train.py", *SMALL, "trainer=ddp_cpu", "trainer.max_epochs=2", "data.batch_size=32", f"hydra.run.dir={tmp_path}"
     )
+    assert output.count("epoch 1 of 2: ") == 1
     assert len(steps(one)) == len(steps(tmp_path)) > 20
     assert np.abs(steps(one) - steps(tmp_path))[:20].max() < 1e-4
     assert (tmp_path / "metrics.json").is_file()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from rich.progress import track
 
 from lcde.data.formats import REBUILD, npy_shape, read_knn, write_knn
 from lcde.data.search import choose_search
 from lcde.errors import InputError
+from lcde.progress import track
 
 BLOCK = 16_384  # rows searched at a time, so that the progress display moves
 CHUNK = 4_096  # rows whose neighbours are ordered, or their features gathered, at a time
@@ -168,7 +168,7 @@ def _search(queries: np.ndarray, features: np.ndarray, k: int) -> Iterator[tuple
     """
     search = choose_search(features, k, len(queries))
     starts = range(0, len(queries), BLOCK)
-    for start in track(starts, "kNN graph", transient=True, disable=len(starts) == 1):
+    for start in track(starts, "kNN graph", len(starts) > 1):
         similarities, indices = search(queries[start : start + BLOCK])
         yield start, indices.astype(np.int32), similarities
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from lcde.distributed import broadcast, gather, rank, world_size
@@ -10,6 +9,7 @@ from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import PCENet
 from lcde.models.precision import as_dtype, fastest_dtype
 from lcde.models.tokens import num_distinct
+from lcde.progress import track
 
 TOKENS_PER_BATCH = {"cpu": 5_120, "cuda": 655_360}  # what the caches of a CPU, the memory of a GPU, take best
 ROWS = 65_536  # edges whose neighbourhoods are compared at a time
@@ -81,7 +81,7 @@ class GraphScorer:
         share = items[mine[0] : mine[-1] + size] if len(mine) else items[:0]
         # One array made before: small ones that outlive their batch would keep its memory from being used again.
         scores = np.empty((len(share), *shape), dtype=np.float32)
-        for start in track(range(0, len(share), size), what, disable=not self.show_progress, transient=True):
+        for start in track(range(0, len(share), size), what, self.show_progress):
             batch = torch.from_numpy(share[start : start + size]).to(self.device)
             scores[start : start + size] = network(self.indices[batch].long()).cpu().numpy()
         return scores
