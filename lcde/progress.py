@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import rich
 import rich.progress
-from rich.console import Console
 
 Item = TypeVar("Item")
 
 
 def is_watched() -> bool:
     """Whether what is printed goes to a terminal or a notebook."""
-    console = Console()
+    console = rich.get_console()
     return console.is_terminal or console.is_jupyter
 
 

@@ -16,7 +16,7 @@ def watched(request, monkeypatch):
 
 def test_bars_are_shown_only_to_those_who_watch(watched, capsys):
     assert list(track(range(3), "searching")) == [0, 1, 2]
-    assert ("searching" in capsys.readouterr().out) == watched
+    assert bool(capsys.readouterr().out) == watched
     assert list(track(range(3), "searching", shown=False)) == [0, 1, 2]
     assert not capsys.readouterr().out
 
