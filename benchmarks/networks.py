@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.configs import configured
 from benchmarks.graphs import identity_features, identity_graph
-from benchmarks.measure import Case, Options
+from benchmarks.measure import Case, Options, Run, peak_memory_mb
 from lcde.models.scoring import GraphScorer
 
 SEED = 0
@@ -37,7 +37,7 @@ def cases(options: Options) -> list[Case]:
     ]
 
 
-def _scores(what: str, num_faces: int, precision: str) -> Callable[[], dict[str, float]]:
+def _scores(what: str, num_faces: int, precision: str) -> Callable[[], Run]:
     indices, _, _, labels = identity_graph(num_faces, K, SEED)
     features = identity_features(labels, FEATURE_DIM, SEED)
     torch.manual_seed(SEED)
@@ -55,11 +55,12 @@ def _scores(what: str, num_faces: int, precision: str) -> Callable[[], dict[str,
     operations = counter.get_total_flops() / counted * num_faces
     peak = _peak(scorer.features.dtype, device)
 
-    def job() -> dict[str, float]:
+    def job() -> Run:
         start = time.perf_counter()
         score(0)  # ends with a copy to the CPU, so that a GPU is done
-        rate = operations / (time.perf_counter() - start)
-        return {"TFLOP/s": rate / 1e12, "of the peak": rate / peak}
+        seconds = time.perf_counter() - start
+        rate = operations / seconds
+        return Run(seconds, peak_memory_mb(), {"TFLOP/s": rate / 1e12, "of the peak": rate / peak})
 
     return job
 
