@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lcde.errors import InputError
 from lcde.models import scoring
-from lcde.models.encoder import Encoder, SharedDropout, attend, require_divisible
+from lcde.models.encoder import LARGEST_SCORE, Encoder, SharedDropout, attend, require_divisible
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import HIDDEN, PCENet
 from lcde.models.scoring import GraphScorer
@@ -117,12 +117,17 @@ def test_inference_equals_training_without_dropout(pair):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("training", [False, True])
-def test_attention_is_that_of_pytorch(dtype, training):
+@pytest.mark.parametrize("largest", [1, LARGEST_SCORE, 200, -200])
+def test_attention_is_that_of_pytorch(dtype, training, largest):
+    """Scores near ``largest`` for all keys of a query: exp alone would overflow, or leave nothing to divide by."""
     query, key, value = (torch.randn(2, 3, tokens, 7) for tokens in (2, 5, 5))
-    expected = F.scaled_dot_product_attention(query, key, value)
-    actual = attend(*(x.to(dtype).requires_grad_(training) for x in (query, key, value)), None)
+    key[..., 0], query[..., 0] = 2, largest * 7**0.5 / 2
+    query, key, value = (x.to(dtype) for x in (query, key, value))
+    expected = F.scaled_dot_product_attention(*(x.float() for x in (query, key, value)))
+    actual = attend(*(x.requires_grad_(training) for x in (query, key, value)), None)
     assert actual.dtype == dtype
-    torch.testing.assert_close(actual.float(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.03)
+    error = 1e-5 if dtype == torch.float32 else 0.03  # scores have 8 bits in bfloat16
+    torch.testing.assert_close(actual.float(), expected, rtol=0, atol=error * max(1, abs(largest)) / 2)
 
 
 def test_query_tokens_come_out_as_among_all_tokens():

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from lcde.errors import InputError
 from lcde.models.tokens import take
 
+LARGEST_SCORE = 60.0  # of attention, below which sums of exp stay within float32 and bfloat16
+
 
 class SelfAttention(nn.Module):
     """Multi-head attention of Q query tokens over all T tokens."""
@@ -43,14 +45,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor, copies: Tensor | None) -> 
 
     With ``copies`` (B, T), a token counts as so many like it: exp(a + log n) = n·exp(a).
 
-    On a CPU the plain products are faster than PyTorch's kernel: backward, at small head widths up to four times in
+    On a CPU plain products are faster than PyTorch's kernel: backward, at small head widths up to four times in
     bfloat16, and forward in bfloat16.
     """
-    bias = None if copies is None else copies.log()[:, None, None]
-    if query.device.type == "cpu" and (query.requires_grad or query.dtype == torch.bfloat16):
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return (scores if bias is None else scores + bias).softmax(dim=-1) @ value
-    return F.scaled_dot_product_attention(query, key, value, bias)
+    if query.device.type != "cpu" or not (query.requires_grad or query.dtype == torch.bfloat16):
+        bias = None if copies is None else copies.log()[:, None, None]
+        return F.scaled_dot_product_attention(query, key, value, bias)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    # In bfloat16 half the time of a softmax goes to the largest score of each row, which only large scores need.
+    if max(abs(float(end)) for end in scores.detach().aminmax()) > LARGEST_SCORE:
+        scores = scores - scores.detach().amax(dim=-1, keepdim=True)
+    if copies is None:
+        count = value.new_ones(1).expand(*value.shape[:-1], 1)
+    else:
+        count = copies[:, None, :, None].expand(*value.shape[:-1], 1)
+        value = value * count
+    sums = scores.exp_() @ torch.cat([value, count], dim=-1)
+    return sums[..., :-1] / sums[..., -1:]
 
 
 class SharedDropout(nn.Dropout):
