@@ -87,17 +87,21 @@ def write_report(
 def threshold_curve(part: Part, clustering: Clustering) -> Figure:
     """Pairwise scores of ``part``, whose ``labels_true`` must be known, against the similarity threshold τ.
 
-    Only the similar edges change with τ; density edges stay where `Clustering.kept`.
+    Only the similar edges change with τ; density edges stay where `Clustering.kept`, and clusters that second opinions
+    parted do not join.
     """
     kept = clustering.edges_density[clustering.kept]
     used = clustering.similarity_threshold
     thresholds = [threshold for threshold in used + 0.03 * np.arange(-7, 8) if threshold >= 0]
     graph = part.indices, part.similarities, clustering.connectivity, clustering.density
     rule, scores = clustering.centroid_rule, []
+    refused = clustering.edges_similar[np.not_equal(*clustering.labels[clustering.edges_similar].T)]
+    parted = _clusters_of(refused, clustering.labels)
     candidates = None if rule is None else rule.edges(part.indices, part.similarities)
     for threshold in thresholds:
-        edges = np.concatenate([kept, select_edges(*graph, threshold)[1]])
-        labels = connected_labels(edges, len(part))
+        similar = select_edges(*graph, threshold)[1]
+        similar = similar[~np.isin(_clusters_of(similar, clustering.labels), parted)]
+        labels = connected_labels(np.concatenate([kept, similar]), len(part))
         if rule is not None:
             labels = rule.merge(labels, part.features, candidates)
         scores.append(pairwise(Contingency.of(part.labels_true, labels)))
@@ -117,6 +121,12 @@ def threshold_curve(part: Part, clustering: Clustering) -> Figure:
     return figure
 
 
+def _clusters_of(edges: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which two clusters of ``labels`` (N,) each of ``edges`` (M, 2) leads between, in either direction: (M,) int64."""
+    clusters = np.sort(labels[edges], axis=1)
+    return clusters[:, 0] << 32 | clusters[:, 1]
+
+
 def doubtful_merges(clustering: Clustering) -> tuple[np.ndarray, np.ndarray]:
     """Kept density edges, the most doubtful first: positions in ``edges_density`` (E,) int64, and their sides (E, 2).
 
@@ -124,13 +134,14 @@ def doubtful_merges(clustering: Clustering) -> tuple[np.ndarray, np.ndarray]:
     through this one, and the rest of the cluster; similar edges may join them too, but edges whose ends are joined by
     similar edges alone are left out: nothing hangs on them.
     """
-    joined = connected_labels(clustering.edges_similar, len(clustering.labels))
-    needed = np.not_equal(*joined[clustering.edges_density].T)
+    similar = clustering.edges_similar
+    similar = similar[np.equal(*clustering.labels[similar].T)]
+    needed = np.not_equal(*connected_labels(similar, len(clustering.labels))[clustering.edges_density].T)
     behind = [1] * len(clustering.labels)
     edges = clustering.edges_density[clustering.kept]
     for face, denser in edges[np.argsort(clustering.density[edges[:, 0]])].tolist():
         behind[denser] += behind[face]
-    merges = np.flatnonzero(needed & (clustering.edge_probability > clustering.edge_threshold))
+    merges = np.flatnonzero(needed & clustering.kept & ~np.isnan(clustering.edge_probability))
     faces = clustering.edges_density[merges, 0]
     first, sizes = np.array(behind)[faces], np.bincount(clustering.labels)[clustering.labels[faces]]
     sides = np.stack([first, sizes - first], axis=1)
@@ -139,9 +150,9 @@ def doubtful_merges(clustering: Clustering) -> tuple[np.ndarray, np.ndarray]:
 
 
 def doubtful_splits(clustering: Clustering) -> np.ndarray:
-    """Dropped density edges between two clusters, the most probable first: positions in ``edges_density`` (E,)."""
+    """Density edges between two clusters that PCENet judged, most probable first: positions in ``edges_density``."""
     first, second = clustering.labels[clustering.edges_density].T
-    dropped = np.flatnonzero((first != second) & (clustering.edge_probability <= clustering.edge_threshold))
+    dropped = np.flatnonzero((first != second) & ~np.isnan(clustering.edge_probability))
     return dropped[np.argsort(-clustering.edge_probability[dropped], kind="stable")]
 
 

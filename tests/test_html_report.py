@@ -314,7 +314,9 @@ def test_doubtful_merges_leave_out_what_similar_edges_join():
 
 def test_doubtful_splits_lead_between_clusters():
     assert doubtful_splits(hand_made()).tolist() == [4]
-    assert doubtful_splits(replace(hand_made(), edge_threshold=0.2)).tolist() == []
+    assert doubtful_splits(replace(hand_made(), edge_threshold=0.2)).tolist() == [4], "second opinions may part them"
+    unasked = np.full(6, np.nan, dtype=np.float32)
+    assert doubtful_splits(replace(hand_made(), edge_probability=unasked)).tolist() == []
 
 
 def test_rows_say_whether_decisions_were_right(tmp_path, part):

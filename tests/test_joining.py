@@ -11,7 +11,7 @@ CONNECTIVITY = np.array([0.9, 0.4, 0.2])
 
 
 def join(certain, min_connectivity, answers=(1.0, 1.0, 1.0)):
-    def ask(edges, _):
+    def ask(edges):
         return np.array([answers[CHAIN.tolist().index(edge)] for edge in edges.tolist()], dtype=np.float32)
 
     labels, probability = join_clusters(
@@ -40,7 +40,7 @@ def test_labels_are_those_of_asking_about_all_edges(seed):
     answers = dict(zip(map(tuple, edges.tolist()), rng.random(29).astype(np.float32), strict=True))
     asked = []
 
-    def ask(some, _):
+    def ask(some):
         asked.extend(map(tuple, some.tolist()))
         return np.array([answers[edge] for edge in map(tuple, some.tolist())], dtype=np.float32)
 

@@ -62,19 +62,22 @@ def test_density_edges_as_strong_as_similar_ones_join_unasked_if_wanted():
     assert exactly.labels.tolist() == [0, 0, 0, 1, 2]
 
 
-def test_groups_join_by_the_mean_of_several_edges_if_wanted():
+def test_crowds_part_by_the_mean_of_several_edges_if_wanted():
     rng = np.random.default_rng(0)
     people = np.eye(2, 16)[np.repeat([0, 1], 8)]  # two groups, all neighbours of each other
     features = normalise((people + 0.15 * rng.standard_normal((16, 16))).astype(np.float32), "faces")
     graph = build_knn(features, 16)
-    networks = FixedNetworks(np.ones((16, 16), dtype=np.float32))
+    strangers = people[graph[0]].argmax(axis=-1) != people.argmax(axis=-1)[:, None]
+    networks = FixedNetworks(np.where(strangers, 0.3, 1).astype(np.float32))
     alone = LCDEClustering(0.6)(features, *graph, networks)
     assert len(np.unique(alone.labels)) == 2
     bridge = alone.edges_density[alone.labels[alone.edges_density[:, 0]] != alone.labels[alone.edges_density[:, 1]]]
     assert len(bridge) == 1
     networks.edge_probability = lambda edges: (edges == bridge).all(axis=1).astype(np.float32)
     assert len(np.unique(LCDEClustering(0.6)(features, *graph, networks).labels)) == 1
-    assert np.array_equal(LCDEClustering(0.6, second_opinions=4)(features, *graph, networks).labels, alone.labels)
+    parted = LCDEClustering(0.6, second_opinions=4)(features, *graph, networks)
+    assert np.array_equal(parted.labels, alone.labels)
+    assert parted.edges_density[~parted.kept].tolist() == bridge.tolist()
 
 
 @pytest.mark.parametrize(("threshold", "edges"), [(0.3, []), (0.25, [[0, 2]]), (0.1, [[0, 2], [2, 4]])])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import infomap
 import numpy as np
-from scipy.sparse import coo_matrix
 
 from lcde.clustering.components import connected_labels
 
@@ -13,15 +12,17 @@ from lcde.clustering.components import connected_labels
 def communities(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int) -> np.ndarray:
     """Communities of ``edges`` (M, 2) with ``weights`` (M,) over N faces (map equation, Rosvall et al. 2009).
 
-    Edges of weight 0 or less do not count. The best of ``num_trials`` runs does: one alone now and then merges two
-    large identities. Returns labels (N,) int64 from 0.
+    Edges of weight 0 or less do not count, and one that is named from both ends counts once. The best of
+    ``num_trials`` runs does: one alone now and then merges two large identities. Returns labels (N,) int64 from 0.
     """
-    edges, weights = edges[weights > 0], weights[weights > 0]
+    key = np.where(weights > 0, edges.min(axis=1) * num_faces + edges.max(axis=1), -1)
+    key, once = np.unique(key, return_index=True)
+    edges, weights = edges[once[key >= 0]], weights[once[key >= 0]]
     if not len(edges):
         return np.arange(num_faces)
-    graph = coo_matrix((weights, (edges[:, 0], edges[:, 1])), shape=(num_faces, num_faces))
-    # Infomap counts seeds from 1.
-    result = infomap.run(graph, two_level=True, num_trials=num_trials, seed=seed + 1)
+    network = infomap.Network()
+    network.add_links(np.column_stack([edges, weights]))  # at once; those of a sparse matrix it adds one by one
+    result = infomap.run(network, two_level=True, num_trials=num_trials, seed=seed + 1)  # it counts seeds from 1
     # Not result.modules(): its iterators are SWIG objects, which FAISS's SWIG types take over and crash.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "modules.clu"

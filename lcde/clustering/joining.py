@@ -15,7 +15,7 @@ def join_clusters(
     connectivity: np.ndarray,
     certain: np.ndarray,
     num_faces: int,
-    edge_probability: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    edge_probability: Callable[[np.ndarray], np.ndarray],
     edge_threshold: float,
     min_connectivity: float,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def join_clusters(
 
     edges_density:     (M, 2) int64, with symmetrised ``connectivity`` (M,); edges_similar: (L, 2) int64
     certain:           (M,) bool, density edges that join unasked
-    edge_probability:  edges (m, 2) and the clusters so far (N,) → (m,) float32
+    edge_probability:  edges (m, 2) → (m,) float32
     min_connectivity:  density edges below it are dropped unasked
 
     Returns labels (N,) int64 and the probabilities (M,) float32 of the edges that were asked about, NaN for others.
@@ -40,7 +40,7 @@ def join_clusters(
         positions = positions[np.not_equal(*labels[edges_density[positions]].T)]
         if not len(positions):
             continue
-        probability[positions] = edge_probability(edges_density[positions], labels)
+        probability[positions] = edge_probability(edges_density[positions])
         joining.append(edges_density[positions[probability[positions] > edge_threshold]])
         labels = connected_labels(np.concatenate(joining), num_faces)
     return labels, probability

@@ -35,8 +35,7 @@ class Clustering:
     noise:            (N,) bool, faces that the settings call noise; `label_noise` gives them -1
     connectivity:     (N, K) float32, symmetrised
     density:          (N,) float64
-    edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where PCENet was not asked, a mean where it
-        was asked about other edges between the same groups, too
+    edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where PCENet was not asked
     edges_similar:    (L, 2) int64
     similarity_threshold, edge_threshold:  of the similar edges and of the probability, as they were used
     centroid_rule:    by which clusters merged in the end, None where they did not
@@ -59,9 +58,9 @@ class Clustering:
 
     @property
     def kept(self) -> np.ndarray:
-        """(M,) bool, density edges that PCENet accepts, or was not asked about but whose ends are in one cluster."""
+        """(M,) bool, density edges within a cluster that PCENet accepts or was not asked about."""
         connected = np.equal(*self.labels[self.edges_density].T)
-        return (self.edge_probability > self.edge_threshold) | (np.isnan(self.edge_probability) & connected)
+        return connected & ~(self.edge_probability <= self.edge_threshold)
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,8 @@ class LCDEClustering:
         neighbours.
     edge_threshold: a density edge joins where PCENet's probability is above it.
     ask_strong: whether PCENet is asked about density edges of s·c >= τ, too; unasked they join, as similar edges do.
-    second_opinions: how many more edges PCENet is asked about before it joins two groups of faces; their mean counts.
+    second_opinions: about how many edges between two communities of a cluster PCENet is asked, if LCENet does not see
+        them as one; they part where the mean is not above ``edge_threshold``.
     min_connectivity: density edges of less connectivity are dropped without asking PCENet. At 0, with
         ``ask_strong`` and no ``second_opinions``, labels are those of the published program.
     strangers_per_centroid: clusters merge in the end where their centroids are more similar than so many strangers of
@@ -108,14 +108,9 @@ class LCDEClustering:
             edges_density, edges_similar = select_edges(indices, similarities, connectivity, densities, threshold)
         seconds["pairs"] = 0.0
 
-        def ask(edges: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        def ask(edges: np.ndarray) -> np.ndarray:
             with timed(seconds, "pairs"):
-                probability = networks.edge_probability(edges)
-                if self.second_opinions:
-                    graph = indices, similarities, connectivity
-                    question = self.second_opinions, self.edge_threshold, networks.edge_probability
-                    probability = second_opinions(edges, probability, labels, graph, *question)
-                return probability
+                return networks.edge_probability(edges)
 
         with timed(seconds, "components"):
             strength = values_of_edges(connectivity, edges_density, indices)
@@ -133,6 +128,12 @@ class LCDEClustering:
                 self.edge_threshold,
                 self.min_connectivity,
             )
+            if self.second_opinions:
+                joined = np.concatenate(
+                    [edges_similar, edges_density[certain | (edge_probability > self.edge_threshold)]]
+                )
+                graph = indices, similarities, connectivity
+                labels = second_opinions(labels, joined, graph, self.second_opinions, self.edge_threshold, ask)
         seconds["components"] -= seconds["pairs"]
         if rule is not None:
             with timed(seconds, "centroids"):
