@@ -94,8 +94,9 @@ class _KnownNetworks:
 def _graph_to_labels(num_faces: int, k: int, mode: str) -> Callable[[], dict[str, float]]:
     indices, similarities, connectivity, labels_true = identity_graph(num_faces, k, SEED)
     networks = _KnownNetworks(connectivity, labels_true)
-    features = identity_features(labels_true, FEATURE_DIM, SEED)
     cluster = instantiate(configured("eval", f"clustering={mode}").clustering)
+    width = 0 if cluster.strangers_per_centroid is None else FEATURE_DIM  # of what is not read, nothing is held
+    features = identity_features(labels_true, width, SEED)
 
     def job() -> dict[str, float]:
         clustering = cluster(features, indices, similarities, networks)

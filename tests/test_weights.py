@@ -41,6 +41,22 @@ def test_export_overwrites_nothing(files):
         export_published(pair, *paths)
 
 
+def test_a_checkpoint_that_lacks_a_tensor_is_told_with_its_network(files, tmp_path):
+    _, pair = files
+    state = {
+        f"{prefix}.{name}": tensor
+        for prefix, network in (("lcenet", pair.lcenet), ("pcenet", pair.pcenet))
+        for name, tensor in network.state_dict().items()
+    }
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": state, "hyper_parameters": {"nhead": 8}}, path)
+    assert load_networks(path, None, None, nhead=8).k == 8
+    del state["pcenet.adjust_dim.0.weight"]
+    torch.save({"state_dict": state, "hyper_parameters": {"nhead": 8}}, path)
+    with pytest.raises(InputError, match=r"last\.ckpt lacks 'adjust_dim\.0\.weight', a tensor of PCENet"):
+        load_networks(path, None, None, nhead=8)
+
+
 def test_wrapped_state_dict_loads(files):
     paths, _ = files
     torch.save({f"module.{name}": tensor for name, tensor in torch.load(paths[0]).items()}, paths[0])

@@ -106,14 +106,10 @@ def _network_pair(
 ) -> NetworkPair:
     """LCENet and PCENet of two state dicts, which were read from ``paths``; ``source`` names both."""
     lce_weights, pce_weights = paths
-    sizes = [
-        _sizes(state, path, head, tokens_per_k)
-        for state, path, head, tokens_per_k in (
-            (states[0], lce_weights, "classifier.0.weight", 1),
-            (states[1], pce_weights, "adjust_dim.0.weight", 2),
-        )
+    lce, pce = sizes = [
+        _sizes(states[0], lce_weights, LCENet, "classifier.0.weight", 1),
+        _sizes(states[1], pce_weights, PCENet, "adjust_dim.0.weight", 2),
     ]
-    lce, pce = sizes
     if (lce.feature_dim, lce.k) != (pce.feature_dim, pce.k):
         raise InputError(
             f"{lce_weights} was made for feature_dim={lce.feature_dim}, k={lce.k}, "
@@ -143,14 +139,17 @@ def _read_state(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _sizes(state: dict[str, Tensor], path: str | Path, head: str, tokens_per_k: int) -> Sizes:
-    """Sizes of a network of ``tokens_per_k``·K tokens; ``head`` is its first layer behind the encoder."""
+def _sizes(
+    state: dict[str, Tensor], path: str | Path, network: type[LCENet | PCENet], head: str, tokens_per_k: int
+) -> Sizes:
+    """Sizes of a ``network`` of ``tokens_per_k``·K tokens; ``head`` is its first layer behind the encoder."""
     try:
         width, feature_dim = state["encoder.layers.0.linear2.weight"].shape[0], state[head].shape[0]
         num_layers = len({name.split(".")[2] for name in state if name.startswith("encoder.layers.")})
         dim_feedforward = state["encoder.layers.0.linear1.weight"].shape[0]
     except KeyError as error:
-        raise InputError(f"{path} lacks the tensor {error}; is it a published file of the other network?") from None
+        what = f"{error}, a tensor of {network.__name__}"
+        raise InputError(f"{path} lacks {what}: it is damaged or holds other networks; give another file.") from None
     return Sizes(feature_dim, (width - feature_dim) // tokens_per_k, num_layers, dim_feedforward)
 
 
