@@ -16,7 +16,7 @@ from lcde.distributed import own_processes
 from lcde.errors import exit_on_input_error
 from lcde.evaluation import choose_thresholds, evaluate_baselines, evaluate_lcde
 from lcde.loggers import log_config, log_results
-from lcde.models.weights import load_checkpoint
+from lcde.models.weights import load_checkpoint, load_networks, require_matching, start_from
 from lcde.resume import last_checkpoint, resumed
 
 
@@ -34,6 +34,12 @@ def main(config: DictConfig) -> float:
 
     dataset = instantiate(config.dataset)
     module = instantiate(config.model, feature_dim=dataset.feature_dim, k=dataset.k)
+    last = last_checkpoint(run_dir)
+    if last is None and (
+        pair := load_networks(config.checkpoint, config.lce_weights, config.pce_weights, config.model.nhead)
+    ):
+        require_matching(pair, dataset.feature_dim, dataset.k)
+        start_from(pair, module.lcenet, module.pcenet)
     datamodule = instantiate(config.data)(dataset=dataset)
     datamodule.setup("fit")  # before processes start: what is wrong is said once, graphs are built with all cores
     clustering = instantiate(config.clustering)
@@ -45,7 +51,7 @@ def main(config: DictConfig) -> float:
     )
     log_config(trainer.loggers, config)
     with own_processes():
-        trainer.fit(module, datamodule, ckpt_path=last_checkpoint(run_dir), weights_only=True)
+        trainer.fit(module, datamodule, ckpt_path=last, weights_only=True)
 
         best = load_checkpoint(trainer.checkpoint_callback.best_model_path)
         networks = [network.to(trainer.strategy.root_device) for network in (best.lcenet, best.pcenet)]

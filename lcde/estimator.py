@@ -20,7 +20,15 @@ from lcde.data.knn import build_knn
 from lcde.data.part import Part
 from lcde.errors import InputError
 from lcde.models.scoring import GraphScorer
-from lcde.models.weights import NetworkPair, load_checkpoint, load_networks, load_published, require_matching
+from lcde.models.weights import (
+    NetworkPair,
+    layer_sizes,
+    load_checkpoint,
+    load_networks,
+    load_published,
+    require_matching,
+    start_from,
+)
 from lcde.saved_clustering import SavedClustering
 from lcde.trainer import make_trainer
 
@@ -33,7 +41,8 @@ class LCDE(ClusterMixin, BaseEstimator):
     `fit_predict(X)` clusters ``X`` (N, D) with the networks of ``checkpoint``, of ``lce_weights`` and ``pce_weights``,
     or of an earlier ``fit(X, y)``; without any, by Infomap and centroids, whose thresholds come from the data.
     Rows of ``X`` are directions: their lengths make no difference, and a row of zeros has none and is refused.
-    ``fit(X, y)`` trains the networks on faces ``X`` of identities ``y``, then clusters ``X``.
+    ``fit(X, y)`` trains networks on faces ``X`` of identities ``y``, from those that are named on if any are, then
+    clusters ``X``.
 
     Parameters
     ----------
@@ -136,7 +145,12 @@ class LCDE(ClusterMixin, BaseEstimator):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("train", [f"seed={self.random_state}"])
         pl.seed_everything(self.random_state, verbose=False)
-        module = instantiate(config.model, feature_dim=feature_dim, k=k, nhead=math.gcd(8, feature_dim, k))
+        start = load_networks(self.checkpoint, self.lce_weights, self.pce_weights, nhead=8)
+        layers = {"nhead": math.gcd(8, feature_dim, k)} if start is None else layer_sizes(start.lcenet)
+        module = instantiate(config.model, feature_dim=feature_dim, k=k, **layers)
+        if start is not None:
+            require_matching(start, feature_dim, k, f"the graph of {len(features)} faces")
+            start_from(start, module.lcenet, module.pcenet)
         datamodule = instantiate(config.data)(dataset=_InMemory(k, feature_dim, part))
         trainer = make_trainer(
             accelerator="auto" if self.device == "auto" else torch.device(self.device).type,

@@ -95,6 +95,19 @@ def test_one_seed_gives_one_result_without_the_untrained_methods_too(trained, tm
         assert np.array_equal(np.load(labels), np.load(tmp_path / "labels" / labels.name))
 
 
+def test_training_starts_from_given_networks(trained, tmp_path):
+    checkpoint = trained[0] / "checkpoints" / "best.ckpt"
+    still = "model.optimizer.lr=0.0", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "~baselines"
+    succeed("train.py", *TINY, *still, f"checkpoint={checkpoint}", f"hydra.run.dir={tmp_path}")
+    before, after = (
+        torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        for folder in (trained[0], tmp_path)
+    )
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if "token_head" not in name)
+    other = fail("train.py", *TINY[1:], f"checkpoint={checkpoint}", "dataset.k=16", f"hydra.run.dir={tmp_path / 'a'}")
+    assert "best.ckpt was trained with k=24, but dataset.k is 16; add dataset.k=24" in other
+
+
 @pytest.fixture
 def small_part(make_part):
     return make_part(0, 60, 16, 8)

@@ -56,6 +56,13 @@ def test_training_improves_on_chance_and_serves_new_faces(faces):
     assert estimator.connectivity_.shape == (60, 8)
 
 
+def test_training_starts_from_given_networks(faces, published):
+    X, y = faces
+    scratch, further = LCDE(k=8, max_epochs=1), LCDE.from_published(*published, max_epochs=1)
+    assert further.fit(X, y).networks_.lcenet.encoder.layers[0].linear1.out_features == 32
+    assert scratch.fit(X, y).networks_.lcenet.encoder.layers[0].linear1.out_features == 4 * 32
+
+
 def test_clone_pickle_and_pipeline(faces, published):
     X, _ = faces
     estimator = LCDE.from_published(*published, min_cluster_size=2)

@@ -4,7 +4,7 @@ import torch
 from lcde.errors import InputError
 from lcde.models.lcenet import LCENet
 from lcde.models.pcenet import PCENet
-from lcde.models.weights import NetworkPair, export_published, load_networks, load_published
+from lcde.models.weights import NetworkPair, export_published, layer_sizes, load_networks, load_published, start_from
 
 
 @pytest.fixture
@@ -55,6 +55,26 @@ def test_a_checkpoint_that_lacks_a_tensor_is_told_with_its_network(files, tmp_pa
     torch.save({"state_dict": state, "hyper_parameters": {"nhead": 8}}, path)
     with pytest.raises(InputError, match=r"last\.ckpt lacks 'adjust_dim\.0\.weight', a tensor of PCENet"):
         load_networks(path, None, None, nhead=8)
+
+
+def test_networks_start_from_trained_ones(files):
+    paths, _ = files
+    torch.save(PCENet(16, 8, 2, 8, 32, 0.1).state_dict(), paths[1])
+    pair = load_published(*paths, nhead=8)
+    assert layer_sizes(pair.lcenet) == {"num_layers": 2, "nhead": 8, "dim_feedforward": 32}
+    networks = LCENet(16, 8, 2, 8, 32, 0.5), PCENet(16, 8, 2, 8, 32, 0.5)
+    start_from(pair, *networks)
+    for network, trained in zip(networks, (pair.lcenet, pair.pcenet), strict=True):
+        assert all(map(torch.equal, network.state_dict().values(), trained.state_dict().values()))
+
+
+@pytest.mark.parametrize("layers", [(3, 8, 32), (2, 4, 32), (2, 8, 64)])
+def test_networks_of_other_layers_start_nothing(files, layers):
+    paths, _ = files
+    torch.save(PCENet(16, 8, 2, 8, 32, 0.1).state_dict(), paths[1])
+    networks = LCENet(16, 8, *layers, 0.5), PCENet(16, 8, *layers, 0.5)
+    with pytest.raises(InputError, match=r"add model.num_layers=2 model.nhead=8 model.dim_feedforward=32\."):
+        start_from(load_published(*paths, nhead=8), *networks)
 
 
 def test_wrapped_state_dict_loads(files):

@@ -90,6 +90,26 @@ def export_published(pair: NetworkPair, lce_weights: Path, pce_weights: Path) ->
         write_atomically(path, lambda file, state=state: torch.save(state, file))
 
 
+def start_from(pair: NetworkPair, lcenet: LCENet, pcenet: PCENet) -> None:
+    """Give the weights of ``pair`` to ``lcenet`` and ``pcenet`` of the same D and K, which are to be trained further.
+
+    Raises `InputError` where their layers are others.
+    """
+    for network, trained in ((lcenet, pair.lcenet), (pcenet, pair.pcenet)):
+        sizes = layer_sizes(trained)
+        if layer_sizes(network) != sizes:
+            settings = " ".join(f"model.{name}={value}" for name, value in sizes.items())
+            raise InputError(f"{pair.source} holds other layers than model asks for; add {settings}.")
+        network.load_state_dict(trained.state_dict())
+
+
+def layer_sizes(network: LCENet | PCENet) -> dict[str, int]:
+    """What D and K leave open of a network, by the names that `LCDEModule` gives it."""
+    layers = network.encoder.layers
+    width = layers[0].linear1.out_features
+    return {"num_layers": len(layers), "nhead": layers[0].self_attn.nhead, "dim_feedforward": width}
+
+
 def require_matching(pair: NetworkPair, feature_dim: int, k: int, source: str | None = None) -> None:
     """Raise `InputError` unless the networks were made for D = ``feature_dim`` and K = ``k``.
 
