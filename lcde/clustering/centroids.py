@@ -71,7 +71,8 @@ class CentroidRule:
 
 def _different(pairs: np.ndarray, num_known: int) -> tuple[np.ndarray, np.ndarray]:
     """Each pair (M, 2) of two different clusters, not both known, once, the lower one first; and where each stood."""
-    first, second = pairs.min(axis=1), pairs.max(axis=1)
-    kept = np.flatnonzero((first < second) & (second >= num_known))
-    key, position = np.unique(first[kept] << 32 | second[kept], return_index=True)
+    kept = np.flatnonzero(np.not_equal(*pairs.T))
+    kept = kept[pairs[kept].max(axis=1) >= num_known]
+    first, second = pairs[kept].min(axis=1), pairs[kept].max(axis=1)
+    key, position = np.unique(first << 32 | second, return_index=True)
     return np.stack([key >> 32, key & 0xFFFF_FFFF], axis=1), kept[position]

@@ -15,8 +15,16 @@ def edges_above(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edges (M, 2) int64 of at least ``threshold`` and their similarities (M,), of a graph (n, K) of faces that are
     numbered from ``first_row``; an edge that both its ends name comes twice."""
-    rows, columns = np.nonzero(similarities[:, 1:] >= threshold)
-    return np.stack([rows + first_row, indices[rows, columns + 1]], axis=1), similarities[rows, columns + 1]
+    edges, found = [np.empty((0, 2), dtype=np.int64)], [similarities[:0, 0]]
+    for start in range(0, len(indices), ROWS):
+        rows = slice(start, start + ROWS)
+        above = similarities[rows] >= threshold
+        above[:, 0] = False
+        place = np.flatnonzero(above)  # several times faster than nonzero of both axes
+        faces = place // indices.shape[1] + start + first_row
+        edges.append(np.stack([faces, indices[rows].ravel()[place]], axis=1))
+        found.append(similarities[rows].ravel()[place])
+    return np.concatenate(edges), np.concatenate(found)
 
 
 def select_edges(

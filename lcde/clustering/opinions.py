@@ -69,8 +69,9 @@ def _inner_edges(
     inner[:, 0] = False
     few = 2 * inner.sum(axis=1) < np.bincount(own)[own] - 1
     loose = np.bincount(own, weights=few)[own] >= GROUP
-    faces, (row, column) = faces[loose], np.nonzero(inner[loose])
-    return faces, np.stack([faces[row], indices[faces[row], column]], axis=1), connectivity[faces[row], column]
+    faces, place = faces[loose], np.flatnonzero(inner[loose])
+    ends = np.stack([faces[place // indices.shape[1]], indices[faces].ravel()[place]], axis=1)
+    return faces, ends, connectivity[faces].ravel()[place]
 
 
 def _different(pairs: np.ndarray) -> np.ndarray:
