@@ -33,12 +33,13 @@ def main(config: DictConfig) -> float:
     pl.seed_everything(config.seed, verbose=False)
 
     dataset = instantiate(config.dataset)
-    module = instantiate(config.model, feature_dim=dataset.feature_dim, k=dataset.k)
     last = last_checkpoint(run_dir)
-    if last is None and (
-        pair := load_networks(config.checkpoint, config.lce_weights, config.pce_weights, config.model.nhead)
-    ):
+    given = [None if last else config.get(name) for name in ("checkpoint", "lce_weights", "pce_weights")]
+    pair = load_networks(*given, config.model.nhead)
+    if pair is not None:
         require_matching(pair, dataset.feature_dim, dataset.k)
+    module = instantiate(config.model, feature_dim=dataset.feature_dim, k=dataset.k)
+    if pair is not None:
         start_from(pair, module.lcenet, module.pcenet)
     datamodule = instantiate(config.data)(dataset=dataset)
     datamodule.setup("fit")  # before processes start: what is wrong is said once, graphs are built with all cores

@@ -54,7 +54,7 @@ class LCDE(ClusterMixin, BaseEstimator):
     max_epochs : of training, None for as many as train.py takes.
     checkpoint : a .ckpt of train.py; lce_weights, pce_weights : a published pair of .pth files.
     device : "auto" for a GPU if there is one, or a torch device.
-    random_state : seed of training and of Infomap.
+    random_state : seed of training, and of Infomap where no networks are given.
 
     Attributes
     ----------
@@ -146,10 +146,12 @@ class LCDE(ClusterMixin, BaseEstimator):
             config = compose("train", [f"seed={self.random_state}"])
         pl.seed_everything(self.random_state, verbose=False)
         start = load_networks(self.checkpoint, self.lce_weights, self.pce_weights, nhead=8)
-        layers = {"nhead": math.gcd(8, feature_dim, k)} if start is None else layer_sizes(start.lcenet)
-        module = instantiate(config.model, feature_dim=feature_dim, k=k, **layers)
+        layers = {"nhead": math.gcd(8, feature_dim, k)}
         if start is not None:
             require_matching(start, feature_dim, k, f"the graph of {len(features)} faces")
+            layers = layer_sizes(start.lcenet)
+        module = instantiate(config.model, feature_dim=feature_dim, k=k, **layers)
+        if start is not None:
             start_from(start, module.lcenet, module.pcenet)
         datamodule = instantiate(config.data)(dataset=_InMemory(k, feature_dim, part))
         trainer = make_trainer(

@@ -95,8 +95,8 @@ def threshold_curve(part: Part, clustering: Clustering) -> Figure:
     thresholds = [threshold for threshold in used + 0.03 * np.arange(-7, 8) if threshold >= 0]
     graph = part.indices, part.similarities, clustering.connectivity, clustering.density
     rule, scores = clustering.centroid_rule, []
-    refused = clustering.edges_similar[np.not_equal(*clustering.labels[clustering.edges_similar].T)]
-    parted = _clusters_of(refused, clustering.labels)
+    apart = np.not_equal(*clustering.labels[clustering.edges_parted].T)  # not together again by their centroids
+    parted = _clusters_of(clustering.edges_parted[apart], clustering.labels)
     candidates = None if rule is None else rule.edges(part.indices, part.similarities)
     for threshold in thresholds:
         similar = select_edges(*graph, threshold)[1]

@@ -63,6 +63,12 @@ def test_training_starts_from_given_networks(faces, published):
     assert scratch.fit(X, y).networks_.lcenet.encoder.layers[0].linear1.out_features == 4 * 32
 
 
+def test_networks_for_other_faces_start_no_training(faces, published):
+    X, y = faces
+    with pytest.raises(InputError, match=r"was trained with feature_dim=32, but the graph of .* has feature_dim=30"):
+        LCDE.from_published(*published).fit(X[:, :30], y)
+
+
 def test_clone_pickle_and_pipeline(faces, published):
     X, _ = faces
     estimator = LCDE.from_published(*published, min_cluster_size=2)

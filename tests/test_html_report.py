@@ -11,6 +11,7 @@ from PIL import Image
 
 from lcde import html_report
 from lcde.clustering.components import connected_labels
+from lcde.clustering.edges import select_edges
 from lcde.clustering.pipeline import Clustering, LCDEClustering
 from lcde.evaluation import Result
 from lcde.html_report import PartReport, doubtful_merges, doubtful_splits, report_part, threshold_curve, write_report
@@ -271,6 +272,20 @@ def test_threshold_curve_clusters_anew_at_each_threshold(part, edge_threshold):
         values = [100 * score.precision, 100 * score.recall, 100 * score.f_score]
         assert [line.get_ydata()[position] for line in (precision, recall, f_score)] == pytest.approx(values)
     assert np.ptp(recall.get_ydata()) > 0
+
+
+def test_threshold_curve_leaves_apart_what_second_opinions_parted(part):
+    clustering = cluster(part, similarity_threshold=0.9)
+    lowest = 0.9 - 7 * 0.03
+    graph = part.indices, part.similarities, clustering.connectivity, clustering.density
+    similar = select_edges(*graph, lowest)[1]
+    joining = similar[np.not_equal(*clustering.labels[similar].T)]
+    assert len(joining)
+    (axes,) = threshold_curve(part, replace(clustering, edges_parted=joining)).axes
+    for line in axes.lines[:3]:
+        assert line.get_ydata()[0] == line.get_ydata()[7]
+    (axes,) = threshold_curve(part, clustering).axes
+    assert axes.lines[1].get_ydata()[0] > axes.lines[1].get_ydata()[7]
 
 
 def test_threshold_curve_has_no_negative_thresholds(part):

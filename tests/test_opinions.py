@@ -25,16 +25,17 @@ def test_edges_between_are_the_strongest_of_each_pair_of_clusters(make_graph, se
 
     assert found.dtype == np.int64
     for position, clusters in enumerate(pairs.tolist()):
-        weights, strengths = {}, []
+        weights, strengths = {}, {}
         for face in range(30):
             for column in range(1, 6):
                 other = indices[face, column]
                 if sorted(labels[[face, other]].tolist()) == clusters:
-                    strengths.append(connectivity[face, column])
-                    weights.setdefault(frozenset((face, int(other))), similarities[face, column] * strengths[-1])
+                    edge = frozenset((face, int(other)))
+                    strengths.setdefault(edge, connectivity[face, column])
+                    weights.setdefault(edge, similarities[face, column] * connectivity[face, column])
         ours = [weights[frozenset(edge)] for edge in found[of_pair == position].tolist()]
         assert ours == sorted(weights.values(), reverse=True)[:number]
-        assert mean[position] == pytest.approx(np.mean(strengths))
+        assert mean[position] == pytest.approx(np.mean(list(strengths.values())))
 
 
 def crowds(*sizes, strength=0.9, between=0.1):
@@ -64,6 +65,23 @@ def test_crowds_stay_together_by_the_mean_of_several_edges(answer):
     assert part(graph, answer, 14) == ([0] * 14 if answer > 0.5 else crowd.tolist(), 3)
 
 
+@pytest.mark.parametrize(("sizes", "bridges"), [((4, 5), 1), ((5, 6), 2), ((8, 9), 5), ((20, 21), 17)])
+def test_crowds_of_nearly_one_size_are_told_from_one_crowd(sizes, bridges):
+    crowd, (indices, similarities, connectivity) = crowds(*sizes)
+    for face in range(bridges):
+        for first, second in ((face, sizes[0] + face), (sizes[0] + face, face)):
+            connectivity[first, indices[first] == second] = 0.9
+    assert part((indices, similarities, connectivity), 0.0, sum(sizes))[0] == crowd.tolist()
+
+
+def test_a_cluster_too_large_for_a_person_is_left(monkeypatch):
+    crowd, graph = crowds(8, 6)
+    monkeypatch.setattr(opinions, "FACES", 13)
+    assert part(graph, 0.0, 14) == ([0] * 14, 0)
+    monkeypatch.setattr(opinions, "FACES", 14)
+    assert part(graph, 0.0, 14) == (crowd.tolist(), 3)
+
+
 def test_a_few_faces_stay_with_the_crowds_that_they_are_joined_to_unasked():
     _, graph = crowds(8, GROUP - 1, 8)
     assert part(graph, 0.0, 16 + GROUP - 1) == ([0] * (16 + GROUP - 1), 0)
@@ -85,7 +103,7 @@ def test_only_crowds_that_an_edge_joined_are_asked_about(answer):
     assert asked == 2 * 3
 
 
-@pytest.mark.parametrize("faces", [1, 14, 15, 40, 100])
+@pytest.mark.parametrize("faces", [16, 17, 30, 40, 100])
 def test_communities_are_sought_some_clusters_at_a_time(faces, monkeypatch):
     monkeypatch.setattr(opinions, "FACES", faces)
     crowd, graph = crowds(8, 6, 3, 10, 4, 9, 7)

@@ -77,7 +77,8 @@ def test_crowds_part_by_the_mean_of_several_edges_if_wanted():
     assert len(np.unique(LCDEClustering(0.6)(features, *graph, networks).labels)) == 1
     parted = LCDEClustering(0.6, second_opinions=4)(features, *graph, networks)
     assert np.array_equal(parted.labels, alone.labels)
-    assert parted.edges_density[~parted.kept].tolist() == bridge.tolist()
+    assert parted.edges_density[~parted.kept].tolist() == parted.edges_parted.tolist() == bridge.tolist()
+    assert not len(alone.edges_parted)
 
 
 @pytest.mark.parametrize(("threshold", "edges"), [(0.3, []), (0.25, [[0, 2]]), (0.1, [[0, 2], [2, 4]])])

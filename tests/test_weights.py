@@ -68,6 +68,13 @@ def test_networks_start_from_trained_ones(files):
         assert all(map(torch.equal, network.state_dict().values(), trained.state_dict().values()))
 
 
+def test_a_pair_of_different_layers_starts_nothing(files):
+    paths, _ = files
+    networks = LCENet(16, 8, 2, 8, 32, 0.5), PCENet(16, 8, 2, 8, 32, 0.5)
+    with pytest.raises(InputError, match=r"lce\.pth and .*pce\.pth holds two networks of different layers"):
+        start_from(load_published(*paths, nhead=8), *networks)
+
+
 @pytest.mark.parametrize("layers", [(3, 8, 32), (2, 4, 32), (2, 8, 64)])
 def test_networks_of_other_layers_start_nothing(files, layers):
     paths, _ = files

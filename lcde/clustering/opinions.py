@@ -9,7 +9,7 @@ from lcde.clustering.components import connected_labels
 from lcde.clustering.density import ROWS
 
 GROUP = 4  # faces of both communities between which second opinions are sought
-FACES = 65_536  # whose communities are sought at a time; clusters stay whole, so more if one is larger
+FACES = 65_536  # whose communities are sought at a time; a cluster of more is left: no person, but too low a threshold
 
 
 def second_opinions(
@@ -33,6 +33,7 @@ def second_opinions(
     for some in _whole_clusters(labels):
         faces, edges, weights = _inner_edges(some, labels, graph, edge_threshold)
         place[faces] = np.arange(len(faces))
+        # One run will do: two crowds that it merges now and then merely stay together unasked.
         found = communities(place[edges], weights, len(faces), num_trials=1, seed=0)
         community[faces] = faces[np.unique(found, return_index=True)[1]][found]
         bridges.append(_different(community[edges]))
@@ -49,9 +50,10 @@ def second_opinions(
 def _whole_clusters(labels: np.ndarray) -> list[np.ndarray]:
     """The faces (n,) of clusters that may hold two groups, some `FACES` at a time, ascending within a cluster."""
     sizes = np.bincount(labels)
+    chosen = (sizes >= 2 * GROUP) & (sizes <= FACES)
     order = np.argsort(labels, kind="stable")
-    order = order[sizes[labels[order]] >= 2 * GROUP]
-    ends = np.cumsum(sizes[sizes >= 2 * GROUP])
+    order = order[chosen[labels[order]]]
+    ends = np.cumsum(sizes[chosen])
     return np.split(order, ends[:-1][np.diff((ends - 1) // FACES) > 0])
 
 
@@ -60,14 +62,15 @@ def _inner_edges(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The kNN edges of connectivity above ``least`` inside the clusters of ``faces`` (n,) that may be several crowds.
 
-    Any two faces that have such edges to half of their cluster have one face in common, so a cluster of which hardly
-    any face has fewer is one crowd. Returns the faces of the others, the edges (M, 2), and their connectivity (M,).
+    Two faces that have such edges to more than half of the others of their cluster have one of them in common, so a
+    cluster of which hardly any face has fewer is one crowd. Returns the faces of the others, the edges (M, 2), and
+    their connectivity (M,).
     """
     indices, _, connectivity = graph
     own = labels[faces]
     inner = (labels[indices[faces]] == own[:, None]) & (connectivity[faces] > least)
     inner[:, 0] = False
-    few = 2 * inner.sum(axis=1) < np.bincount(own)[own] - 1
+    few = 2 * inner.sum(axis=1) < np.bincount(own)[own]
     loose = np.bincount(own, weights=few)[own] >= GROUP
     faces, place = faces[loose], np.flatnonzero(inner[loose])
     ends = np.stack([faces[place // indices.shape[1]], indices[faces].ravel()[place]], axis=1)
@@ -105,8 +108,8 @@ def edges_between(
         weight = similarities[face, column] * strength
         found.append((face, indices[face, column].astype(np.int64), position[row, column], strength, weight))
     first, second, of_pair, strength, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    mean = np.bincount(of_pair, strength) / np.bincount(of_pair)
     _, once = np.unique(np.minimum(first, second) * len(labels) + np.maximum(first, second), return_index=True)
+    mean = np.bincount(of_pair[once], strength[once]) / np.bincount(of_pair[once])
     order = once[np.lexsort((-weight[once], of_pair[once]))]
     of_pair = of_pair[order]
     rank = np.arange(len(order)) - np.searchsorted(of_pair, of_pair)

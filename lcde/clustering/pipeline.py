@@ -35,12 +35,13 @@ class Clustering:
     noise:            (N,) bool, faces that the settings call noise; `label_noise` gives them -1
     connectivity:     (N, K) float32, symmetrised
     density:          (N,) float64
-    edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where PCENet was not asked
+    edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where joining did not ask PCENet
     edges_similar:    (L, 2) int64
     similarity_threshold, edge_threshold:  of the similar edges and of the probability, as they were used
     centroid_rule:    by which clusters merged in the end, None where they did not
     thresholds:       from which both came, for when the gallery grows
     seconds:          time of each stage
+    edges_parted:     (P, 2) int64, edges that joined crowds which second opinions parted
     """
 
     labels: np.ndarray
@@ -55,6 +56,7 @@ class Clustering:
     centroid_rule: CentroidRule | None
     thresholds: ThresholdRule
     seconds: dict[str, float] = field(default_factory=dict)
+    edges_parted: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
 
     @property
     def kept(self) -> np.ndarray:
@@ -128,12 +130,12 @@ class LCDEClustering:
                 self.edge_threshold,
                 self.min_connectivity,
             )
+            accepted = edges_density[certain | (edge_probability > self.edge_threshold)]
+            joined = np.concatenate([edges_similar, accepted])
             if self.second_opinions:
-                joined = np.concatenate(
-                    [edges_similar, edges_density[certain | (edge_probability > self.edge_threshold)]]
-                )
                 graph = indices, similarities, connectivity
                 labels = second_opinions(labels, joined, graph, self.second_opinions, self.edge_threshold, ask)
+            parted = joined[np.not_equal(*labels[joined].T)]
         seconds["components"] -= seconds["pairs"]
         if rule is not None:
             with timed(seconds, "centroids"):
@@ -141,7 +143,7 @@ class LCDEClustering:
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         edges = edges_density, edge_probability, edges_similar
         used = threshold, self.edge_threshold, rule, thresholds
-        return Clustering(labels, noise, connectivity, densities, *edges, *used, seconds)
+        return Clustering(labels, noise, connectivity, densities, *edges, *used, seconds, parted)
 
 
 @contextmanager

@@ -54,6 +54,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, copies: Tensor | None) -> 
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     # In bfloat16 half the time of a softmax goes to the largest score of each row, which only large scores need.
     if max(abs(float(end)) for end in scores.detach().aminmax()) > LARGEST_SCORE:
+        if copies is not None:
+            scores = scores.masked_fill(copies[:, None, None] == 0, -torch.inf)
         scores = scores - scores.detach().amax(dim=-1, keepdim=True)
     if copies is None:
         count = value.new_ones(1).expand(*value.shape[:-1], 1)

@@ -93,14 +93,16 @@ def export_published(pair: NetworkPair, lce_weights: Path, pce_weights: Path) ->
 def start_from(pair: NetworkPair, lcenet: LCENet, pcenet: PCENet) -> None:
     """Give the weights of ``pair`` to ``lcenet`` and ``pcenet`` of the same D and K, which are to be trained further.
 
-    Raises `InputError` where their layers are others.
+    Raises `InputError` where their layers are others, or those of the two networks of ``pair`` differ.
     """
-    for network, trained in ((lcenet, pair.lcenet), (pcenet, pair.pcenet)):
-        sizes = layer_sizes(trained)
-        if layer_sizes(network) != sizes:
-            settings = " ".join(f"model.{name}={value}" for name, value in sizes.items())
-            raise InputError(f"{pair.source} holds other layers than model asks for; add {settings}.")
-        network.load_state_dict(trained.state_dict())
+    sizes = layer_sizes(pair.lcenet)
+    if layer_sizes(pair.pcenet) != sizes:
+        raise InputError(f"{pair.source} holds two networks of different layers; give a pair of the same to train on.")
+    if layer_sizes(lcenet) != sizes:
+        settings = " ".join(f"model.{name}={value}" for name, value in sizes.items())
+        raise InputError(f"{pair.source} holds other layers than model asks for; add {settings}.")
+    lcenet.load_state_dict(pair.lcenet.state_dict())
+    pcenet.load_state_dict(pair.pcenet.state_dict())
 
 
 def layer_sizes(network: LCENet | PCENet) -> dict[str, int]:
