@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from lcde.clustering.edges import edges_above
+from lcde.clustering.edges import distinct_pairs, edges_above
 from lcde.clustering.strangers import Strangers
 
 ROWS = 16_384  # pairs of clusters compared at a time
@@ -70,9 +70,7 @@ class CentroidRule:
 
 
 def _different(pairs: np.ndarray, num_known: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each pair (M, 2) of two different clusters, not both known, once, the lower one first; and where each stood."""
-    kept = np.flatnonzero(np.not_equal(*pairs.T))
-    kept = kept[pairs[kept].max(axis=1) >= num_known]
-    first, second = pairs[kept].min(axis=1), pairs[kept].max(axis=1)
-    key, position = np.unique(first << 32 | second, return_index=True)
-    return np.stack([key >> 32, key & 0xFFFF_FFFF], axis=1), kept[position]
+    """As `distinct_pairs`, of two clusters that are not both known."""
+    pairs, position = distinct_pairs(pairs)
+    kept = pairs[:, 1] >= num_known
+    return pairs[kept], position[kept]

@@ -70,3 +70,11 @@ def values_of_edges(values: np.ndarray, edges: np.ndarray, indices: np.ndarray) 
         source, target = edges[start : start + ROWS].T
         result[start : start + ROWS] = values[source, (indices[source] == target[:, None]).argmax(axis=1)]
     return result
+
+
+def distinct_pairs(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each pair (M, 2) of two different numbers below 2^32 once, the lower first (P, 2), and where it stood (P,)."""
+    apart = np.flatnonzero(np.not_equal(*pairs.T))
+    first, second = pairs[apart].min(axis=1), pairs[apart].max(axis=1)
+    key, position = np.unique(first << 32 | second, return_index=True)
+    return np.stack([key >> 32, key & 0xFFFF_FFFF], axis=1), apart[position]

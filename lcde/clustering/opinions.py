@@ -7,6 +7,7 @@ import numpy as np
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels
 from lcde.clustering.density import ROWS
+from lcde.clustering.edges import distinct_pairs
 
 GROUP = 4  # faces of both communities between which second opinions are sought
 FACES = 65_536  # whose communities are sought at a time; a cluster of more is left: no person, but too low a threshold
@@ -36,8 +37,8 @@ def second_opinions(
         # One run will do: two crowds that it merges now and then merely stay together unasked.
         found = communities(place[edges], weights, len(faces), num_trials=1, seed=0)
         community[faces] = faces[np.unique(found, return_index=True)[1]][found]
-        bridges.append(_different(community[edges]))
-    pairs = _different(np.concatenate([*bridges, community[joined]]))
+        bridges.append(distinct_pairs(community[edges])[0])
+    pairs, _ = distinct_pairs(np.concatenate([*bridges, community[joined]]))
     together = np.bincount(community)[pairs].min(axis=1) < GROUP
     if not together.all():
         edges, of_pair, mean = edges_between(pairs[~together], community, graph, number)
@@ -77,17 +78,12 @@ def _inner_edges(
     return faces, ends, connectivity[faces].ravel()[place]
 
 
-def _different(pairs: np.ndarray) -> np.ndarray:
-    """Each pair (M, 2) of two different ones once, the lower one first."""
-    return np.unique(np.sort(pairs[np.not_equal(*pairs.T)], axis=1), axis=0)
-
-
 def edges_between(
     pairs: np.ndarray, labels: np.ndarray, graph: tuple[np.ndarray, np.ndarray, np.ndarray], number: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ``number`` kNN edges of largest s·c between the two clusters of each of ``pairs`` (P, 2) of ``labels`` (N,).
 
-    Pairs are as of `_different`, an edge leads from one of each to the other; ``graph``: indices (N, K) int32,
+    Pairs are as of `distinct_pairs`, an edge leads from one of each to the other; ``graph``: indices (N, K) int32,
     similarities and symmetrised connectivity (N, K) float32. An edge that both its ends name counts once. Returns the
     edges (L, 2) int64, which of the pairs each belongs to (L,), ascending, and the mean connectivity (P,) of all edges
     between the two.
