@@ -39,7 +39,8 @@ class LCDE(ClusterMixin, BaseEstimator):
     """Cluster face embeddings, without labels at once, or with networks trained on labelled ones.
 
     `fit_predict(X)` clusters ``X`` (N, D) with the networks of ``checkpoint``, of ``lce_weights`` and ``pce_weights``,
-    or of an earlier ``fit(X, y)``; without any, by Infomap and centroids, whose thresholds come from the data.
+    or of an earlier ``fit(X, y)``; without any, by Infomap and centroids, whose thresholds come from the data, seen
+    as a first such clustering lets them be.
     Rows of ``X`` are directions: their lengths make no difference, and a row of zeros has none and is refused.
     ``fit(X, y)`` trains networks on faces ``X`` of identities ``y``, from those that are named on if any are, then
     clusters ``X``.

@@ -135,8 +135,10 @@ def edge_separation(part: Part, clustering: Clustering) -> Figure:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         _describe(axes, f"{title}: the two overlap by {shares.min(axis=0).sum():.0%}", xlabel, "kNN edges per bin")
     panels[0].set_ylim(bottom=0.8)  # one edge shows above the axis
-    threshold = clustering.similarity_threshold
-    panels[1].axvline(threshold, color=PALETTE[-1], linestyle="--", label=f"similarity threshold τ = {threshold:.2f}")
+    if len(clustering.edges_density):  # without networks, the threshold is of whitened similarities
+        threshold = clustering.similarity_threshold
+        label = f"similarity threshold τ = {threshold:.2f}"
+        panels[1].axvline(threshold, color=PALETTE[-1], linestyle="--", label=label)
     panels[1].set_ylabel("")
     figure.suptitle(f"{part.name}: kNN edges within and across identities, less overlap is better", weight="bold")
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

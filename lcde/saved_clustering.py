@@ -10,8 +10,11 @@ from lcde.clustering.assign import assign_faces
 from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels, label_noise
+from lcde.clustering.edges import edge_similarities
 from lcde.clustering.pipeline import Clustering, Networks
+from lcde.clustering.strangers import Strangers
 from lcde.clustering.thresholds import ThresholdRule
+from lcde.clustering.whitening import Whitening
 from lcde.data.formats import UNREADABLE, write_atomically
 from lcde.data.knn import extend_knn
 from lcde.data.part import Part
@@ -28,7 +31,8 @@ class SavedClustering:
     indices, similarities:  (N, K) int32 and float32, the kNN graph, of all N faces where they are fewer than ``k``
     labels:          (N,) int64 from 0, -1 for noise
     k:               neighbours, the face itself counted
-    thresholds:      by which it joined and merged; they are found anew as the gallery grows
+    thresholds:      by which it joined and merged; they, and how its clusters let faces be seen, are found anew as the
+        gallery grows
     edge_threshold:  above which a probability joins
     trained:         whether trained networks made it
     """
@@ -76,10 +80,10 @@ class SavedClustering:
         """This clustering with new faces of unit ``features`` (n, D) float32 behind the known ones, which all stay.
 
         ``bind`` binds the trained networks to features (N + n, D) and graph (N + n, K); None where there are none.
-        New faces are clustered among themselves by the rule of the clustering; each then joins the known cluster, never
-        noise, or the group of new ones to which its edges are heaviest; what new faces open merges, with known clusters
-        too, by the rule for centroids. Raises `InputError` where D differs, and unless the networks are
-        there exactly if they made the clustering.
+        New faces are clustered among themselves by the rule of the clustering, seen as the known clusters let them be;
+        each then joins the known cluster, never noise, or the group of new ones to which its edges are heaviest; what
+        new faces open merges, with known clusters too, by the rule for centroids. Raises `InputError` where D differs,
+        and unless the networks are there exactly if they made the clustering.
         """
         width, new_width = self.features.shape[1], features.shape[1]
         if new_width != width:
@@ -93,27 +97,34 @@ class SavedClustering:
         num_known = len(self.features)
         union = np.concatenate([self.features, features])
         indices, similarities = extend_knn(union, self.indices, self.similarities, self.k)
-        threshold, rule = self.thresholds.of(union, similarities)
+        weights, whitened, rule = similarities[num_known:], None, None
+        if self.thresholds.strangers_per_centroid is not None:
+            seen = Whitening.of(self.features, self.labels)(union)
+            whitened = Strangers.of(seen, indices)
+            rule = self.thresholds.centroids(Strangers.of(union, indices), whitened)
+            if bind is None:
+                weights = edge_similarities(seen, indices[num_known:], num_known)
+        threshold = self.thresholds.edges(similarities, whitened)
         networks = None if bind is None else bind(union, indices)
-        edges, weights = self._edges(indices, similarities, threshold, networks)
+        if networks is not None:
+            weights = weights * networks.connectivity(num_known)
+        edges, weights = self._edges(indices[num_known:], weights, threshold, networks)
         labels = assign_faces(edges, weights, self.labels, self._groups(edges, weights, len(features)))
         labels = np.concatenate([self.labels, labels])
         if rule is not None:
-            edges = rule.edges(indices[num_known:], similarities[num_known:], num_known)
-            labels = self._merge(labels, union, rule, edges)
+            edges = rule.edges(labels, indices[num_known:], similarities[num_known:], num_known)
+            labels = self._merge(labels, seen, rule, edges)
         return replace(self, features=union, indices=indices, similarities=similarities, labels=labels)
 
     def _edges(
-        self, indices: np.ndarray, similarities: np.ndarray, threshold: float, networks: Networks | None
+        self, found: np.ndarray, weights: np.ndarray, threshold: float, networks: Networks | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Edges (M, 2) of new faces that join them, in the graph (N + n, K) of all, and their weights (M,).
+        """Edges (M, 2) of new faces that join them to some of ``found`` (n, K), and their weights (M,).
 
-        Those of positive weight from ``threshold`` on; with networks, PCENet decides about the heaviest of each face.
+        Those of positive ``weights`` (n, K) from ``threshold`` on; with networks, PCENet decides about the heaviest of
+        each face.
         """
         num_known = len(self.labels)
-        found, weights = indices[num_known:], similarities[num_known:]
-        if networks is not None:
-            weights = weights * networks.connectivity(num_known)
         joins = weights >= threshold
         if networks is not None:
             rows, nearest = np.arange(len(found)), 1 + weights[:, 1:].argmax(axis=1)

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from lcde.clustering.centroids import CentroidRule
 from lcde.data.formats import normalise
+from lcde.data.knn import build_knn
 
 IDENTITIES = np.repeat(np.arange(60), [1] * 20 + [6] * 39 + [40])
 
@@ -20,7 +21,7 @@ def merge(labels, features, threshold, edge_similarity=-1.0, num_known=0):
     indices = (np.arange(num_faces)[:, None] + np.arange(num_faces)) % num_faces
     similarities = np.take_along_axis(features @ features.T, indices, axis=1)
     rule = CentroidRule(threshold, edge_similarity)
-    return rule.merge(labels, features, rule.edges(indices, similarities), num_known)
+    return rule.merge(labels, features, rule.edges(labels, indices, similarities), num_known)
 
 
 def same_clusters(labels, expected):
@@ -68,6 +69,22 @@ def test_centroids_tell_more_than_faces():
 def test_faces_all_alike_are_one_cluster():
     features, one = np.full((7, 4), 0.5, dtype=np.float32), np.zeros(7, dtype=np.int64)
     assert np.array_equal(merge(np.arange(7), features, 0.9), one)
+
+
+def test_edges_are_those_between_clusters_from_a_similarity_on(monkeypatch):
+    monkeypatch.setattr("lcde.clustering.centroids.ROWS", 7)
+    indices, similarities = build_knn(FEATURES, 6)
+    expected = [
+        (face, other)
+        for face, row in enumerate(indices)
+        for other, similarity in zip(row[1:], similarities[face, 1:], strict=True)
+        if similarity >= 0.3 and IDENTITIES[face] != IDENTITIES[other]
+    ]
+    assert expected
+    rule = CentroidRule(0.9, 0.3)
+    assert list(map(tuple, rule.edges(IDENTITIES, indices, similarities))) == expected
+    later = [edge for edge in expected if edge[0] >= 30]
+    assert list(map(tuple, rule.edges(IDENTITIES, indices[30:], similarities[30:], 30))) == later
 
 
 @settings(max_examples=50, deadline=None)

@@ -10,7 +10,7 @@ from lcde.data.datasets import MS1M
 from lcde.evaluation import evaluate_unsupervised
 
 NAMES = ["part1_test", "part3_test", "part5_test"]
-METHOD = Unsupervised(0.003, 0.005, num_trials=1, seed=0, density_threshold=None, min_cluster_size=1)
+METHOD = Unsupervised(0.0005, 0.002, num_trials=1, seed=0, density_threshold=None, min_cluster_size=1)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from lcde.clustering.edges import official_similarity_threshold
 from lcde.clustering.pipeline import LCDEClustering
 from lcde.clustering.thresholds import ThresholdRule
 from lcde.clustering.unsupervised import Unsupervised
+from lcde.clustering.whitening import Whitening
 from lcde.data.formats import normalise
 from lcde.data.knn import build_knn
 from lcde.data.part import Part
@@ -182,8 +183,10 @@ def test_what_new_faces_open_merges_by_the_centroids_and_never_with_noise():
     def merged(*similarities):
         rule = CentroidRule(*similarities)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ThresholdRule, "of", lambda *_: (0.99, rule))
-            return saved.assign(features[4:], None).labels.tolist()
+            patch.setattr(ThresholdRule, "centroids", lambda *_: rule)
+            patch.setattr(Whitening, "__call__", lambda _, features: features)
+            merging = replace(saved, thresholds=ThresholdRule(0.99, None, 0.5))
+            return merging.assign(features[4:], None).labels.tolist()
 
     assert merged(0.9, 0.9) == [1, 1, 0, -1, 1, 1, 2, 2]
     assert merged(-1.0, -1.0)[:4] == labels.tolist()
@@ -207,12 +210,51 @@ def test_thresholds_are_those_of_the_gallery_as_it_grows(make_part):
     assert union.thresholds == official
 
 
+@pytest.fixture
+def varied():
+    """A clustering of 480 faces that all differ most along the same two directions, and 120 new faces."""
+    rng = np.random.default_rng(0)
+    labels_true = np.concatenate([np.repeat(np.arange(60), 8), np.repeat(np.arange(60), 2)])
+    faces = rng.standard_normal((60, 64))[labels_true] + 0.5 * rng.standard_normal((600, 64))
+    faces[:, :2] += 6 * rng.standard_normal((600, 2))
+    features = normalise(faces.astype(np.float32), "faces")
+    labels = np.where(labels_true[:480] < 50, labels_true[:480], -1)
+    rule = ThresholdRule(None, 0.0005, 0.002)
+    graph = build_knn(features[:480], 20)
+    return SavedClustering(features[:480], *graph, labels, 20, rule, 0.5, trained=False), features[480:]
+
+
+def test_new_faces_are_seen_as_the_known_clusters_let_them_be(varied, monkeypatch):
+    saved, new = varied
+    expected = np.repeat(np.arange(60), 2)[:100]
+    assert (saved.assign(new, None).labels[480:580] == expected).mean() > 0.95
+    monkeypatch.setattr(Whitening, "__call__", lambda _, features: features)
+    assert (saved.assign(new, None).labels[480:580] == expected).mean() < 0.85
+
+
+def test_networks_see_faces_as_they_are(varied):
+    saved, new = varied
+    trained = replace(saved, trained=True, thresholds=replace(saved.thresholds, strangers_per_face=None))
+    unmerged = replace(trained, thresholds=ThresholdRule(None, None, None)).assign(new, Scores).labels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CentroidRule, "merge", lambda rule, labels, *_: labels)
+        merging = trained.assign(new, Scores).labels
+    assert np.array_equal(merging, unmerged)
+
+
+def test_new_faces_join_a_gallery_of_noise(varied):
+    saved, new = varied
+    union = replace(saved, labels=np.full(480, -1)).assign(new, None)
+    assert (union.labels[:480] == -1).all()
+    assert union.labels[480:].min() == 0
+
+
 def test_a_gallery_that_grows_from_a_handful_is_clustered_about_as_well_as_at_once():
     rng = np.random.default_rng(0)
     labels_true = rng.permutation(np.repeat(np.arange(150), [*([1] * 100), *([10] * 49), 300]))
     faces = rng.standard_normal((150, 64))[labels_true] + 0.5 * rng.standard_normal((len(labels_true), 64))
     features = normalise(faces.astype(np.float32), "faces")
-    method = Unsupervised(strangers_per_face=0.003, strangers_per_centroid=0.005, num_trials=1, seed=0)
+    method = Unsupervised(strangers_per_face=0.0005, strangers_per_centroid=0.002, num_trials=1, seed=0)
     graph = build_knn(features[:30], 20)
     part = Part("first", features[:30], *graph, labels_true[:30])
     grown = SavedClustering.of(part, method(part.features, *graph), 20, trained=False)

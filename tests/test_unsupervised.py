@@ -2,15 +2,17 @@ import numpy as np
 import pytest
 
 from lcde.clustering.unsupervised import Unsupervised
+from lcde.clustering.whitening import Whitening
 from lcde.data.datasets import MS1M
 from lcde.data.formats import normalise
 from lcde.data.knn import build_knn
 from lcde.evaluation import evaluate_unsupervised
+from lcde.metrics import Contingency, bcubed
 
 
 @pytest.fixture
 def method():
-    return Unsupervised(strangers_per_face=0.003, strangers_per_centroid=0.005, num_trials=10, seed=0)
+    return Unsupervised(strangers_per_face=0.0005, strangers_per_centroid=0.002, num_trials=10, seed=0)
 
 
 def test_identities_of_one_and_of_many_faces_are_found(method):
@@ -32,6 +34,22 @@ def test_a_small_gallery_of_mostly_strangers_falls_into_its_few_friends(method):
     assert np.array_equal(found[:, None] == found, labels[:, None] == labels)
 
 
+def test_what_varies_within_everybody_counts_less_the_second_time(method, monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 8)
+    faces = rng.standard_normal((100, 64))[labels] + 0.5 * rng.standard_normal((800, 64))
+    faces[:, :2] += 4 * rng.standard_normal((800, 2))
+    features = normalise(faces.astype(np.float32), "faces")
+    graph = build_knn(features, 40)
+
+    def f_score():
+        return bcubed(Contingency.of(labels, method(features, *graph).labels)).f_score
+
+    assert f_score() > 0.9
+    monkeypatch.setattr(Whitening, "__call__", lambda _, features: features)
+    assert f_score() < 0.8
+
+
 def test_alike_and_few_faces_are_handled(method):
     alike = np.ones((5, 4), dtype=np.float32) / 2
     assert np.array_equal(method(alike, *build_knn(alike, 3)).labels, np.zeros(5))
@@ -42,7 +60,7 @@ def test_alike_and_few_faces_are_handled(method):
 
 
 # The setting was chosen on the training parts.
-@pytest.mark.parametrize(("name", "bound"), [("lfw-mixed", 0.92), ("lfw", 0.96)])
+@pytest.mark.parametrize(("name", "bound"), [("lfw-mixed", 0.92), ("lfw", 0.97)])
 def test_real_faces_cluster_well_without_labels(name, bound, shared, tmp_path, method):
     for kind in ("features", "labels"):
         (tmp_path / kind).symlink_to(shared / "data" / name / kind)

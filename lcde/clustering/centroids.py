@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from lcde.clustering.edges import distinct_pairs, edges_above
-from lcde.clustering.strangers import Strangers
+from lcde.clustering.whitening import cluster_sums
 
-ROWS = 16_384  # pairs of clusters compared at a time
+ROWS = 16_384  # rows of the graph searched, and pairs of clusters compared, at a time
 
 
 @dataclass(frozen=True)
@@ -24,25 +23,30 @@ class CentroidRule:
     threshold: float
     edge_similarity: float
 
-    @classmethod
-    def of(cls, strangers: Strangers, per_centroid: float) -> "CentroidRule":
-        """The similarity that ``per_centroid`` strangers reach, on edges that one stranger a face reaches."""
-        return cls(strangers.similarity(per_centroid), strangers.similarity(1))
+    def edges(
+        self, labels: np.ndarray, indices: np.ndarray, similarities: np.ndarray, first_row: int = 0
+    ) -> np.ndarray:
+        """Edges (M, 2) between clusters ``labels`` (N,), whose centroids are to be compared.
 
-    def edges(self, indices: np.ndarray, similarities: np.ndarray, first_row: int = 0) -> np.ndarray:
-        """Edges (M, 2) of a graph (n, K) of the faces from ``first_row`` on, whose clusters are to be compared."""
-        return edges_above(indices, similarities, self.edge_similarity, first_row)[0]
+        They are those of a graph (N - first_row, K) of the faces from ``first_row`` on; the many more inside clusters
+        are let go of block by block.
+        """
+        edges = [np.empty((0, 2), dtype=np.int64)]
+        for start in range(0, len(indices), ROWS):
+            rows = slice(start, start + ROWS)
+            found, _ = edges_above(indices[rows], similarities[rows], self.edge_similarity, first_row + start)
+            edges.append(found[np.not_equal(*labels[found].T)])
+        return np.concatenate(edges)
 
     def merge(self, labels: np.ndarray, features: np.ndarray, edges: np.ndarray, num_known: int = 0) -> np.ndarray:
         """Labels (N,) int64 from 0 after merging clusters of ``labels`` (N,) int64 from 0.
 
-        features: (N, D) float32, unit; edges: (M, 2), only clusters that one joins are compared. Two merge where
-        neither has a better partner, until no two do. The first ``num_known`` clusters keep their numbers and do not
-        merge with each other.
+        features: (N, D) float32, unit, whitened or not; edges: (M, 2), only clusters that one joins are compared. Two
+        merge where neither has a better partner, until no two do. The first ``num_known`` clusters keep their numbers
+        and do not merge with each other.
         """
-        num_faces, num_clusters = len(labels), labels.max() + 1
-        ones = np.ones(num_faces, dtype=np.float32)
-        sums = csr_matrix((ones, (labels, np.arange(num_faces))), shape=(num_clusters, num_faces)) @ features
+        num_clusters = labels.max() + 1
+        sums = cluster_sums(features, labels)
         length = np.linalg.norm(sums, axis=1)
         merged, into = np.arange(num_clusters), np.arange(num_clusters)
         pairs, _ = _different(labels[edges], num_known)

@@ -10,6 +10,19 @@ def official_similarity_threshold(similarities: np.ndarray) -> float:
     return float(np.mean(similarities[:, 1:4])) if similarities.shape[1] > 1 else 1.0
 
 
+def edge_similarities(features: np.ndarray, indices: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """Cosine similarities (N - first_row, K) float32 of the faces from ``first_row`` on to their neighbours.
+
+    ``features`` (N, D) are unit; row 0 of ``indices`` (N - first_row, K) is that of face ``first_row``.
+    """
+    similarities = np.empty(indices.shape, dtype=np.float32)
+    for start in range(0, len(indices), ROWS):
+        rows = slice(start, start + ROWS)
+        faces = features[first_row + start : first_row + start + ROWS]
+        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], faces)
+    return similarities
+
+
 def edges_above(
     indices: np.ndarray, similarities: np.ndarray, threshold: float, first_row: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,9 @@ from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import select_edges, values_of_edges
 from lcde.clustering.joining import join_clusters
 from lcde.clustering.opinions import second_opinions
+from lcde.clustering.strangers import Strangers
 from lcde.clustering.thresholds import ThresholdRule
+from lcde.clustering.whitening import Whitening
 
 
 class Networks(Protocol):
@@ -37,11 +39,13 @@ class Clustering:
     density:          (N,) float64
     edges_density:    (M, 2) int64; edge_probability: (M,) float32, NaN where joining did not ask PCENet
     edges_similar:    (L, 2) int64
-    similarity_threshold, edge_threshold:  of the similar edges and of the probability, as they were used
+    similarity_threshold, edge_threshold:  of the similar edges and of the probability, as they were used; without
+        networks, the former is of whitened similarities
     centroid_rule:    by which clusters merged in the end, None where they did not
     thresholds:       from which both came, for when the gallery grows
     seconds:          time of each stage
     edges_parted:     (P, 2) int64, edges that joined crowds which second opinions parted
+    whitening:        as which centroids saw the faces, and edges where there were no networks; None: as they are
     """
 
     labels: np.ndarray
@@ -57,6 +61,7 @@ class Clustering:
     thresholds: ThresholdRule
     seconds: dict[str, float] = field(default_factory=dict)
     edges_parted: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
+    whitening: Whitening | None = None
 
     @property
     def kept(self) -> np.ndarray:
@@ -106,7 +111,7 @@ class LCDEClustering:
             del directed  # at millions of faces, gigabytes
             densities = density(connectivity, similarities)
             thresholds = ThresholdRule(self.similarity_threshold, None, self.strangers_per_centroid)
-            threshold, rule = thresholds.of(features, similarities)
+            threshold = thresholds.edges(similarities)
             edges_density, edges_similar = select_edges(indices, similarities, connectivity, densities, threshold)
         seconds["pairs"] = 0.0
 
@@ -137,13 +142,17 @@ class LCDEClustering:
                 labels = second_opinions(labels, joined, graph, self.second_opinions, self.edge_threshold, ask)
             parted = joined[np.not_equal(*labels[joined].T)]
         seconds["components"] -= seconds["pairs"]
-        if rule is not None:
+        rule = whitening = None
+        if self.strangers_per_centroid is not None:
             with timed(seconds, "centroids"):
-                labels = rule.merge(labels, features, rule.edges(indices, similarities))
+                whitening = Whitening.of(features, labels)
+                seen = whitening(features)
+                rule = thresholds.centroids(Strangers.of(features, indices), Strangers.of(seen, indices))
+                labels = rule.merge(labels, seen, rule.edges(labels, indices, similarities))
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         edges = edges_density, edge_probability, edges_similar
         used = threshold, self.edge_threshold, rule, thresholds
-        return Clustering(labels, noise, connectivity, densities, *edges, *used, seconds, parted)
+        return Clustering(labels, noise, connectivity, densities, *edges, *used, seconds, parted, whitening)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.edges import official_similarity_threshold
 from lcde.clustering.strangers import Strangers
 
+COMPARED = 10  # strangers a face: clusters are compared that a kNN edge joins which so many reach
+
 
 @dataclass(frozen=True)
 class ThresholdRule:
@@ -23,13 +25,16 @@ class ThresholdRule:
     strangers_per_face: float | None
     strangers_per_centroid: float | None
 
-    def of(self, features: np.ndarray, similarities: np.ndarray) -> tuple[float, CentroidRule | None]:
-        """The threshold of edges and the rule for centroids, of unit ``features`` (N, D) with a graph (N, K)."""
-        threshold, rule = self.similarity_threshold, None
-        if self.strangers_per_face is not None or self.strangers_per_centroid is not None:
-            strangers = Strangers.of(features, similarities)
-            if self.strangers_per_centroid is not None:
-                rule = CentroidRule.of(strangers, self.strangers_per_centroid)
-            if threshold is None and self.strangers_per_face is not None:
-                threshold = strangers.similarity(self.strangers_per_face)
-        return official_similarity_threshold(similarities) if threshold is None else threshold, rule
+    def edges(self, similarities: np.ndarray, strangers: Strangers | None = None) -> float:
+        """The threshold of edges of ``similarities`` (N, K); only `strangers_per_face` takes ``strangers``."""
+        if self.similarity_threshold is not None:
+            return self.similarity_threshold
+        if self.strangers_per_face is None:
+            return official_similarity_threshold(similarities)
+        return strangers.similarity(self.strangers_per_face)
+
+    def centroids(self, strangers: Strangers, whitened: Strangers) -> CentroidRule | None:
+        """The rule for whitened centroids, of ``strangers`` as they are in the kNN graph and as they are whitened."""
+        if self.strangers_per_centroid is None:
+            return None
+        return CentroidRule(whitened.similarity(self.strangers_per_centroid), strangers.similarity(COMPARED))

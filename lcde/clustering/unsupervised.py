@@ -1,20 +1,25 @@
-"""Clusters without any trained model: Infomap, then centroids, by thresholds that come from the data itself."""
+"""Clusters without any trained model: Infomap, then centroids, by thresholds that come from the data itself; twice."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.communities import communities
 from lcde.clustering.components import noise_faces
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import edges_above
+from lcde.clustering.edges import edge_similarities, edges_above
 from lcde.clustering.pipeline import Clustering, timed
+from lcde.clustering.strangers import Strangers
 from lcde.clustering.thresholds import ThresholdRule
+from lcde.clustering.whitening import Whitening
 
 
 @dataclass(frozen=True)
 class Unsupervised:
     """Infomap communities of the kNN edges that strangers hardly ever reach, then merged by their centroids.
+
+    The first clusters show along which directions photographs of one person differ; the second time these count less.
 
     strangers_per_face:  how many strangers a face may be expected to have above the threshold of edges, in the whole
         gallery
@@ -34,22 +39,38 @@ class Unsupervised:
     def __call__(self, features: np.ndarray, indices: np.ndarray, similarities: np.ndarray) -> Clustering:
         """Cluster unit ``features`` (N, D) with their kNN graph (N, K).
 
-        Connectivity is 1 above the threshold and 0 below, density its sum over similarities, as in LCDE; there are no
-        density edges, all edges above the threshold are similar edges.
+        Connectivity is 1 where the whitened similarity is above its threshold and 0 below, density its sum over
+        whitened similarities, as in LCDE; there are no density edges, all edges above the threshold are similar edges.
         """
         seconds: dict[str, float] = {}
+        thresholds = ThresholdRule(None, self.strangers_per_face, self.strangers_per_centroid)
+        strangers = Strangers.of(features, indices)
+
+        def cluster(
+            seen: np.ndarray, weights: np.ndarray, whitened: Strangers
+        ) -> tuple[np.ndarray, np.ndarray, float, CentroidRule]:
+            """Labels (N,), edges (M, 2) and both rules, with ``seen`` (N, D) features and ``weights`` (N, K)."""
+            with timed(seconds, "edges"):
+                threshold = thresholds.edges(weights, whitened)
+                edges, above = edges_above(indices, weights, threshold)
+            with timed(seconds, "components"):
+                labels = communities(edges, above, len(indices), self.num_trials, self.seed)
+            with timed(seconds, "centroids"):
+                rule = thresholds.centroids(strangers, whitened)
+                labels = rule.merge(labels, seen, rule.edges(labels, indices, similarities))
+            return labels, edges, threshold, rule
+
+        first, *_ = cluster(features, similarities, strangers)
+        with timed(seconds, "whitening"):
+            whitening = Whitening.of(features, first)
+            seen = whitening(features)
+            weights, whitened = edge_similarities(seen, indices), Strangers.of(seen, indices)
+        labels, edges, threshold, rule = cluster(seen, weights, whitened)
         with timed(seconds, "edges"):
-            thresholds = ThresholdRule(None, self.strangers_per_face, self.strangers_per_centroid)
-            threshold, rule = thresholds.of(features, similarities)
-            connectivity = symmetrise((similarities >= threshold).astype(np.float32), indices)
-            densities = density(connectivity, similarities)
-            edges, weights = edges_above(indices, similarities, threshold)
-        with timed(seconds, "components"):
-            labels = communities(edges, weights, len(indices), self.num_trials, self.seed)
-        with timed(seconds, "centroids"):
-            labels = rule.merge(labels, features, rule.edges(indices, similarities))
+            connectivity = symmetrise((weights >= threshold).astype(np.float32), indices)
+            densities = density(connectivity, weights)
+            edges_similar = np.unique(np.sort(edges, axis=1), axis=0)
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
-        edges_similar = np.unique(np.sort(edges, axis=1), axis=0)
         no_edges, no_probability = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)
         return Clustering(
             labels,
@@ -64,4 +85,5 @@ class Unsupervised:
             rule,
             thresholds,
             seconds,
+            whitening=whitening,
         )

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from lcde.clustering.edges import edge_similarities
 from lcde.data.formats import REBUILD, npy_shape, read_knn, write_knn
 from lcde.data.search import choose_search
 from lcde.errors import InputError
 from lcde.progress import track
 
 BLOCK = 16_384  # rows searched at a time, so that the progress display moves
-CHUNK = 4_096  # rows whose neighbours are ordered, or their features gathered, at a time
+CHUNK = 4_096  # rows whose neighbours are ordered at a time
 
 
 @dataclass(frozen=True)
@@ -201,15 +202,6 @@ def _order_rows(indices: np.ndarray, similarities: np.ndarray, first_row: int) -
     similarities = np.take_along_axis(similarities, order, axis=1)
     indices[missing, 0], similarities[missing, 0] = own[missing, 0], 1.0
     return indices, similarities
-
-
-def edge_similarities(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Cosine similarities (N, K) float32 of each face to its neighbours, from unit ``features`` (N, D)."""
-    similarities = np.empty(indices.shape, dtype=np.float32)
-    for start in range(0, len(features), CHUNK):
-        rows = slice(start, start + CHUNK)
-        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], features[rows])
-    return similarities
 
 
 def require_indices(features: np.ndarray, indices: np.ndarray, k: int, source: str) -> None:
