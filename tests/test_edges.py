@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import lcde.clustering.edges
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import official_similarity_threshold, select_edges
+from lcde.clustering.edges import edge_similarities, official_similarity_threshold, select_edges
 
 
 def selected(indices, similarities, connectivity, densities, threshold):
@@ -90,3 +90,11 @@ def test_official_threshold_is_the_mean_of_three_neighbours():
     similarities = np.array([[1, 0.5, 0.25, 0.25, -1], [1, 1, 0.75, 0.25, -1]], dtype=np.float32)
     assert official_similarity_threshold(similarities) == 0.5
     assert official_similarity_threshold(similarities[:, :2]) == 0.75
+
+
+def test_similarities_of_a_graph_are_those_of_its_faces(make_part, monkeypatch):
+    part = make_part(0)
+    monkeypatch.setattr(lcde.clustering.edges, "ROWS", 7)
+    assert edge_similarities(part.features, part.indices) == pytest.approx(part.similarities, abs=1e-6)
+    later = edge_similarities(part.features, part.indices[11:], 11)
+    assert later == pytest.approx(part.similarities[11:], abs=1e-6)

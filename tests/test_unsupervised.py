@@ -1,6 +1,11 @@
 import numpy as np
 import pytest
 
+from lcde.clustering.centroids import CentroidRule
+from lcde.clustering.density import density, symmetrise
+from lcde.clustering.edges import edge_similarities
+from lcde.clustering.strangers import Strangers
+from lcde.clustering.thresholds import COMPARED
 from lcde.clustering.unsupervised import Unsupervised
 from lcde.clustering.whitening import Whitening
 from lcde.data.datasets import MS1M
@@ -48,6 +53,25 @@ def test_what_varies_within_everybody_counts_less_the_second_time(method, monkey
     assert f_score() > 0.9
     monkeypatch.setattr(Whitening, "__call__", lambda _, features: features)
     assert f_score() < 0.8
+
+
+def test_the_outcome_is_of_whitened_faces(method, make_part):
+    part = make_part(0, num_faces=200)
+    found = method(part.features, part.indices, part.similarities)
+    seen = found.whitening(part.features)
+    assert abs(seen @ seen.T - part.features @ part.features.T).max() > 0.01
+    weights, strangers = edge_similarities(seen, part.indices), Strangers.of(seen, part.indices)
+    assert found.similarity_threshold == strangers.similarity(0.0005)
+    raw = Strangers.of(part.features, part.indices)
+    assert found.centroid_rule == CentroidRule(strangers.similarity(0.002), raw.similarity(COMPARED))
+    above = weights >= found.similarity_threshold
+    assert np.array_equal(found.connectivity, symmetrise(above.astype(np.float32), part.indices))
+    assert np.array_equal(found.density, density(found.connectivity, weights))
+    above[:, 0] = False
+    faces, columns = np.nonzero(above)
+    pairs = np.unique(np.sort(np.stack([faces, part.indices[faces, columns]], axis=1), axis=1), axis=0)
+    assert len(pairs)
+    assert np.array_equal(found.edges_similar, pairs)
 
 
 def test_alike_and_few_faces_are_handled(method):
