@@ -94,7 +94,7 @@ def test_official_threshold_is_the_mean_of_three_neighbours():
 
 def test_similarities_of_a_graph_are_those_of_its_faces(make_part, monkeypatch):
     part = make_part(0)
-    monkeypatch.setattr(lcde.clustering.edges, "ROWS", 7)
+    monkeypatch.setattr(lcde.clustering.edges, "GATHERED", 7)
     assert edge_similarities(part.features, part.indices) == pytest.approx(part.similarities, abs=1e-6)
     later = edge_similarities(part.features, part.indices[11:], 11)
     assert later == pytest.approx(part.similarities[11:], abs=1e-6)

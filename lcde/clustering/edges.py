@@ -4,6 +4,8 @@ import numpy as np
 
 from lcde.clustering.density import ROWS
 
+GATHERED = 128  # faces whose neighbours' features are gathered at a time: they stay in the cache
+
 
 def official_similarity_threshold(similarities: np.ndarray) -> float:
     """Mean similarity to the 3 nearest neighbours over the whole set (N, K), the published rule for τ; 1 if alone."""
@@ -16,9 +18,9 @@ def edge_similarities(features: np.ndarray, indices: np.ndarray, first_row: int 
     ``features`` (N, D) are unit; row 0 of ``indices`` (N - first_row, K) is that of face ``first_row``.
     """
     similarities = np.empty(indices.shape, dtype=np.float32)
-    for start in range(0, len(indices), ROWS):
-        rows = slice(start, start + ROWS)
-        faces = features[first_row + start : first_row + start + ROWS]
+    for start in range(0, len(indices), GATHERED):
+        rows = slice(start, start + GATHERED)
+        faces = features[first_row + start : first_row + start + GATHERED]
         similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], faces)
     return similarities
 
