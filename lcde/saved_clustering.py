@@ -80,10 +80,10 @@ class SavedClustering:
         """This clustering with new faces of unit ``features`` (n, D) float32 behind the known ones, which all stay.
 
         ``bind`` binds the trained networks to features (N + n, D) and graph (N + n, K); None where there are none.
-        New faces are clustered among themselves by the rule of the clustering, seen as the known clusters let them be;
-        each then joins the known cluster, never noise, or the group of new ones to which its edges are heaviest; what
-        new faces open merges, with known clusters too, by the rule for centroids. Raises `InputError` where D differs,
-        and unless the networks are there exactly if they made the clustering.
+        New faces are clustered among themselves by the rule of the clustering; each then joins the known cluster, never
+        noise, or the group of new ones to which its edges are heaviest; what new faces open merges, with known clusters
+        too, by the rule for centroids. Raises `InputError` where D differs, and unless the networks are there exactly
+        if they made the clustering.
         """
         width, new_width = self.features.shape[1], features.shape[1]
         if new_width != width:
@@ -94,27 +94,48 @@ class SavedClustering:
                 if self.trained
                 else "the clustering was made without trained networks; new faces are assigned without any, too."
             )
-        num_known = len(self.features)
         union = np.concatenate([self.features, features])
         indices, similarities = extend_knn(union, self.indices, self.similarities, self.k)
-        weights, whitened, rule = similarities[num_known:], None, None
-        if self.thresholds.strangers_per_centroid is not None:
-            seen = Whitening.of(self.features, self.labels)(union)
-            whitened = Strangers.of(seen, indices)
-            rule = self.thresholds.centroids(Strangers.of(union, indices), whitened)
-            if bind is None:
-                weights = edge_similarities(seen, indices[num_known:], num_known)
-        threshold = self.thresholds.edges(similarities, whitened)
-        networks = None if bind is None else bind(union, indices)
-        if networks is not None:
-            weights = weights * networks.connectivity(num_known)
-        edges, weights = self._edges(indices[num_known:], weights, threshold, networks)
-        labels = assign_faces(edges, weights, self.labels, self._groups(edges, weights, len(features)))
-        labels = np.concatenate([self.labels, labels])
-        if rule is not None:
-            edges = rule.edges(labels, indices[num_known:], similarities[num_known:], num_known)
-            labels = self._merge(labels, seen, rule, edges)
+        if bind is None:
+            labels = self._assign_by_similarity(union, indices, similarities)
+        else:
+            labels = self._assign_by_networks(union, indices, similarities, bind(union, indices))
         return replace(self, features=union, indices=indices, similarities=similarities, labels=labels)
+
+    def _assign_by_similarity(self, union: np.ndarray, indices: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+        """Labels (N + n,) of all, from the features (N + n, D) and the graph (N + n, K) of all."""
+        num_known = len(self.labels)
+        if self.thresholds.strangers_per_centroid is None:
+            return self._join(indices, similarities[num_known:], self.thresholds.edges(similarities), None)
+        strangers, labels = Strangers.of(union, indices), self.labels
+        for _ in range(2):  # seen as the known clusters let faces be, then as all do, as when all are clustered at once
+            seen = Whitening.of(union[: len(labels)], labels)(union)
+            whitened = Strangers.of(seen, indices)
+            weights = edge_similarities(seen, indices[num_known:], num_known)
+            labels = self._join(indices, weights, self.thresholds.edges(similarities, whitened), None)
+            labels = self._merge(labels, seen, self.thresholds.centroids(strangers, whitened), indices, similarities)
+        return labels
+
+    def _assign_by_networks(
+        self, union: np.ndarray, indices: np.ndarray, similarities: np.ndarray, networks: Networks
+    ) -> np.ndarray:
+        """Labels (N + n,) of all, from the features (N + n, D) and the graph (N + n, K) of all."""
+        num_known = len(self.labels)
+        weights = similarities[num_known:] * networks.connectivity(num_known)
+        labels = self._join(indices, weights, self.thresholds.edges(similarities), networks)
+        if self.thresholds.strangers_per_centroid is None:
+            return labels
+        seen = Whitening.of(union, labels)(union)
+        rule = self.thresholds.centroids(Strangers.of(union, indices), Strangers.of(seen, indices))
+        return self._merge(labels, seen, rule, indices, similarities)
+
+    def _join(
+        self, indices: np.ndarray, weights: np.ndarray, threshold: float, networks: Networks | None
+    ) -> np.ndarray:
+        """Labels (N + n,) of all: new faces join by their edges in the graph (N + n, K), of ``weights`` (n, K)."""
+        edges, weights = self._edges(indices[len(self.labels) :], weights, threshold, networks)
+        groups = self._groups(edges, weights, len(indices) - len(self.labels))
+        return np.concatenate([self.labels, assign_faces(edges, weights, self.labels, groups)])
 
     def _edges(
         self, found: np.ndarray, weights: np.ndarray, threshold: float, networks: Networks | None
@@ -145,13 +166,16 @@ class SavedClustering:
             return connected_labels(ends, num_new)
         return communities(ends, weights[among], num_new, TRIALS, seed=0)
 
-    def _merge(self, labels: np.ndarray, features: np.ndarray, rule: CentroidRule, edges: np.ndarray) -> np.ndarray:
-        """``labels`` (N + n,) after merging what new faces, from which ``edges`` (M, 2) lead, have opened."""
-        kept = labels != -1
+    def _merge(
+        self, labels: np.ndarray, seen: np.ndarray, rule: CentroidRule, indices: np.ndarray, similarities: np.ndarray
+    ) -> np.ndarray:
+        """``labels`` (N + n,) after merging what new faces, by their edges in the graph (N + n, K), have opened."""
+        num_known, kept = len(self.labels), labels != -1
+        edges = rule.edges(labels, indices[num_known:], similarities[num_known:], num_known)
         number = np.cumsum(kept) - 1  # of a face among those that are not noise
         edges = number[edges[kept[edges].all(axis=1)]]
         labels = labels.copy()
-        labels[kept] = rule.merge(labels[kept], features[kept], edges, int(self.labels.max()) + 1)
+        labels[kept] = rule.merge(labels[kept], seen[kept], edges, int(self.labels.max()) + 1)
         return labels
 
 

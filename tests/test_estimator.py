@@ -12,14 +12,13 @@ from lcde.errors import InputError
 from lcde.metrics import Contingency, pairwise
 
 # Checks of scikit-learn that do not apply to directions of embeddings.
-NOT_APPLICABLE = {
-    "check_estimators_dtypes": "its integers hold a row of zeros, which is no direction",
-    "check_clustering": "its three blobs lie in a plane, where directions leave one dimension and strangers are alike",
-}
+NOT_APPLICABLE = {"check_estimators_dtypes": "its integers hold a row of zeros, which is no direction"}
 
 
 @parametrize_with_checks([LCDE(k=8, max_epochs=1)], expected_failed_checks=lambda _: NOT_APPLICABLE)
 def test_scikit_learn_takes_it_for_its_own(estimator, check):
+    if check.func.__name__ == "check_clustering":
+        pytest.skip("its three blobs lie in a plane, where directions leave one dimension: it passes by chance")
     check(estimator)
 
 

@@ -1,4 +1,4 @@
-"""Which kNN edges may join clusters: density edges E_d and similar edges E_s."""
+"""Edges of the kNN graph, and which of them may join clusters: density edges E_d and similar edges E_s."""
 
 import numpy as np
 
