@@ -107,14 +107,21 @@ class SavedClustering:
         num_known = len(self.labels)
         if self.thresholds.strangers_per_centroid is None:
             return self._join(indices, similarities[num_known:], self.thresholds.edges(similarities), None)
-        strangers, labels = Strangers.of(union, indices), self.labels
-        for _ in range(2):  # seen as the known clusters let faces be, then as all do, as when all are clustered at once
-            seen = Whitening.of(union[: len(labels)], labels)(union)
-            whitened = Strangers.of(seen, indices)
-            weights = edge_similarities(seen, indices[num_known:], num_known)
-            labels = self._join(indices, weights, self.thresholds.edges(similarities, whitened), None)
-            labels = self._merge(labels, seen, self.thresholds.centroids(strangers, whitened), indices, similarities)
-        return labels
+        strangers = Strangers.of(union, indices)
+        # Seen as the known clusters let faces be, then as all do, as when all are clustered at once.
+        first = self._assign_whitened(self.labels, union, indices, similarities, strangers)
+        return self._assign_whitened(first, union, indices, similarities, strangers)
+
+    def _assign_whitened(
+        self, labels: np.ndarray, union: np.ndarray, indices: np.ndarray, similarities: np.ndarray, strangers: Strangers
+    ) -> np.ndarray:
+        """As `_assign_by_similarity`, seen as clusters ``labels`` (L,) of the first L faces let them be."""
+        num_known = len(self.labels)
+        seen = Whitening.of(union[: len(labels)], labels)(union)
+        whitened = Strangers.of(seen, indices)
+        weights = edge_similarities(seen, indices[num_known:], num_known)
+        joined = self._join(indices, weights, self.thresholds.edges(similarities, whitened), None)
+        return self._merge(joined, seen, self.thresholds.centroids(strangers, whitened), indices, similarities)
 
     def _assign_by_networks(
         self, union: np.ndarray, indices: np.ndarray, similarities: np.ndarray, networks: Networks
@@ -174,8 +181,9 @@ class SavedClustering:
         edges = rule.edges(labels, indices[num_known:], similarities[num_known:], num_known)
         number = np.cumsum(kept) - 1  # of a face among those that are not noise
         edges = number[edges[kept[edges].all(axis=1)]]
+        seen = seen if kept.all() else seen[kept]  # millions of faces are not copied for nothing
         labels = labels.copy()
-        labels[kept] = rule.merge(labels[kept], seen[kept], edges, int(self.labels.max()) + 1)
+        labels[kept] = rule.merge(labels[kept], seen, edges, int(self.labels.max()) + 1)
         return labels
 
 

@@ -232,6 +232,16 @@ def test_new_faces_are_seen_as_the_known_clusters_let_them_be(varied, monkeypatc
     assert (saved.assign(new, None).labels[480:580] == expected).mean() < 0.85
 
 
+def test_the_second_time_new_faces_teach_too(varied, monkeypatch):
+    saved, new = varied
+    learn, seen_by = Whitening.of, []
+    monkeypatch.setattr(Whitening, "of", lambda features, labels: seen_by.append(labels) or learn(features, labels))
+    union = saved.assign(new, None)
+    assert [len(labels) for labels in seen_by] == [480, 600]
+    assert np.array_equal(seen_by[0], saved.labels)
+    assert (seen_by[1][480:] == union.labels[480:]).mean() > 0.8
+
+
 def test_networks_see_faces_as_they_are(varied):
     saved, new = varied
     trained = replace(saved, trained=True, thresholds=replace(saved.thresholds, strangers_per_face=None))
