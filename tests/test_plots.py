@@ -69,6 +69,11 @@ def test_edge_separation_counts_every_edge(part, clustering, monkeypatch, rows_a
     assert threshold.get_xdata()[0] == clustering.similarity_threshold
 
 
+def test_a_threshold_of_whitened_similarities_is_not_drawn_among_others(part, clustering):
+    without_networks = replace(clustering, edges_density=clustering.edges_density[:0])
+    assert not plots.edge_separation(part, without_networks).axes[1].lines
+
+
 def test_edge_separation_measures_the_overlap(part, clustering):
     one_identity = Part("one", part.features, part.indices, part.similarities, np.zeros(len(part), dtype=np.int64))
     assert "overlap by 0%" in plots.edge_separation(one_identity, clustering).axes[0].get_title()
