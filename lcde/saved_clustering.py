@@ -132,9 +132,8 @@ class SavedClustering:
         labels = self._join(indices, weights, self.thresholds.edges(similarities), networks)
         if self.thresholds.strangers_per_centroid is None:
             return labels
-        seen = Whitening.of(union, labels)(union)
-        rule = self.thresholds.centroids(Strangers.of(union, indices), Strangers.of(seen, indices))
-        return self._merge(labels, seen, rule, indices, similarities)
+        strangers = Strangers.of(union, indices)
+        return self._merge(labels, union, self.thresholds.centroids(strangers, strangers), indices, similarities)
 
     def _join(
         self, indices: np.ndarray, weights: np.ndarray, threshold: float, networks: Networks | None

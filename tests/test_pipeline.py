@@ -3,10 +3,8 @@ import pytest
 
 from lcde.clustering.density import symmetrise
 from lcde.clustering.pipeline import LCDEClustering
-from lcde.clustering.whitening import Whitening
 from lcde.data.formats import normalise
 from lcde.data.knn import build_knn
-from lcde.metrics import Contingency, bcubed
 
 # Worked by hand: symmetrised, all edges have connectivity 1, but 0→2 and 4→2 ½. Densities 1.15, 1.7, 1.2, 1.1, 0.85.
 INDICES = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 3], [3, 4, 2], [4, 3, 2]], dtype=np.int32)
@@ -125,22 +123,3 @@ def test_clusters_with_like_centroids_merge_if_asked():
     merged = LCDEClustering(1.1, edge_threshold=1.0, strangers_per_centroid=0.005)(features, *graph, networks)
     assert np.array_equal(merged.labels, labels)
     assert 0.2 < merged.centroid_rule.threshold < 0.5
-
-
-def test_centroids_merge_whitened(monkeypatch):
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(100), 12)
-    faces = rng.standard_normal((100, 64))[labels] + 0.5 * rng.standard_normal((1200, 64))
-    faces[:, :2] += 4 * rng.standard_normal((1200, 2))  # everybody differs most along two directions
-    features = normalise(faces.astype(np.float32), "faces")
-    indices, similarities = build_knn(features, 40)
-    thirds = 3 * labels + np.arange(1200) % 3
-    networks = FixedNetworks((thirds[indices] == thirds[:, None]).astype(np.float32))
-    clustering = LCDEClustering(similarity_threshold=0.01, strangers_per_centroid=0.002)
-
-    def f_score():
-        return bcubed(Contingency.of(labels, clustering(features, indices, similarities, networks).labels)).f_score
-
-    assert f_score() > 0.9
-    monkeypatch.setattr(Whitening, "__call__", lambda _, features: features)
-    assert f_score() < 0.8

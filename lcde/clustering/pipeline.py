@@ -16,7 +16,6 @@ from lcde.clustering.joining import join_clusters
 from lcde.clustering.opinions import second_opinions
 from lcde.clustering.strangers import Strangers
 from lcde.clustering.thresholds import ThresholdRule
-from lcde.clustering.whitening import Whitening
 
 
 class Networks(Protocol):
@@ -45,7 +44,6 @@ class Clustering:
     thresholds:       from which both came, for when the gallery grows
     seconds:          time of each stage
     edges_parted:     (P, 2) int64, edges that joined crowds which second opinions parted
-    whitening:        as which centroids saw the faces, and edges where there were no networks; None: as they are
     """
 
     labels: np.ndarray
@@ -61,7 +59,6 @@ class Clustering:
     thresholds: ThresholdRule
     seconds: dict[str, float] = field(default_factory=dict)
     edges_parted: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
-    whitening: Whitening | None = None
 
     @property
     def kept(self) -> np.ndarray:
@@ -142,17 +139,16 @@ class LCDEClustering:
                 labels = second_opinions(labels, joined, graph, self.second_opinions, self.edge_threshold, ask)
             parted = joined[np.not_equal(*labels[joined].T)]
         seconds["components"] -= seconds["pairs"]
-        rule = whitening = None
+        rule = None
         if self.strangers_per_centroid is not None:
             with timed(seconds, "centroids"):
-                whitening = Whitening.of(features, labels)
-                seen = whitening(features)
-                rule = thresholds.centroids(Strangers.of(features, indices), Strangers.of(seen, indices))
-                labels = rule.merge(labels, seen, rule.edges(labels, indices, similarities))
+                strangers = Strangers.of(features, indices)
+                rule = thresholds.centroids(strangers, strangers)
+                labels = rule.merge(labels, features, rule.edges(labels, indices, similarities))
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         edges = edges_density, edge_probability, edges_similar
         used = threshold, self.edge_threshold, rule, thresholds
-        return Clustering(labels, noise, connectivity, densities, *edges, *used, seconds, parted, whitening)
+        return Clustering(labels, noise, connectivity, densities, *edges, *used, seconds, parted)
 
 
 @contextmanager

@@ -33,8 +33,8 @@ class ThresholdRule:
             return official_similarity_threshold(similarities)
         return strangers.similarity(self.strangers_per_face)
 
-    def centroids(self, strangers: Strangers, whitened: Strangers) -> CentroidRule | None:
-        """The rule for whitened centroids, of ``strangers`` as they are in the kNN graph and as they are whitened."""
+    def centroids(self, strangers: Strangers, seen: Strangers) -> CentroidRule | None:
+        """The rule for centroids, of ``strangers`` as they are in the kNN graph and as centroids are ``seen``."""
         if self.strangers_per_centroid is None:
             return None
-        return CentroidRule(whitened.similarity(self.strangers_per_centroid), strangers.similarity(COMPARED))
+        return CentroidRule(seen.similarity(self.strangers_per_centroid), strangers.similarity(COMPARED))

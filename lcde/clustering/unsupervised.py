@@ -85,5 +85,4 @@ class Unsupervised:
             rule,
             thresholds,
             seconds,
-            whitening=whitening,
         )
