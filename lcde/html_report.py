@@ -97,12 +97,14 @@ def threshold_curve(part: Part, clustering: Clustering) -> Figure:
     rule, scores = clustering.centroid_rule, []
     apart = np.not_equal(*clustering.labels[clustering.edges_parted].T)  # not together again by their centroids
     parted = _clusters_of(clustering.edges_parted[apart], clustering.labels)
+    everybody = np.arange(len(part))  # clusters of one face each, so that no edge is inside one
+    candidates = None if rule is None else rule.edges(everybody, part.indices, part.similarities)
     for threshold in thresholds:
         similar = select_edges(*graph, threshold)[1]
         similar = similar[~np.isin(_clusters_of(similar, clustering.labels), parted)]
         labels = connected_labels(np.concatenate([kept, similar]), len(part))
         if rule is not None:
-            labels = rule.merge(labels, part.features, rule.edges(labels, part.indices, part.similarities))
+            labels = rule.merge(labels, part.features, candidates)
         scores.append(pairwise(Contingency.of(part.labels_true, labels)))
 
     figure = Figure(figsize=(6, 3.8), layout="constrained")

@@ -8,7 +8,7 @@ from lcde.clustering.centroids import CentroidRule
 from lcde.clustering.communities import communities
 from lcde.clustering.components import noise_faces
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import edge_similarities, edges_above
+from lcde.clustering.edges import distinct_pairs, edge_similarities, edges_above
 from lcde.clustering.pipeline import Clustering, timed
 from lcde.clustering.strangers import Strangers
 from lcde.clustering.thresholds import ThresholdRule
@@ -44,7 +44,8 @@ class Unsupervised:
         """
         seconds: dict[str, float] = {}
         thresholds = ThresholdRule(None, self.strangers_per_face, self.strangers_per_centroid)
-        strangers = Strangers.of(features, indices)
+        with timed(seconds, "edges"):
+            strangers = Strangers.of(features, indices)
 
         def cluster(
             seen: np.ndarray, weights: np.ndarray, whitened: Strangers
@@ -69,7 +70,7 @@ class Unsupervised:
         with timed(seconds, "edges"):
             connectivity = symmetrise((weights >= threshold).astype(np.float32), indices)
             densities = density(connectivity, weights)
-            edges_similar = np.unique(np.sort(edges, axis=1), axis=0)
+            edges_similar, _ = distinct_pairs(edges)
         noise = noise_faces(labels, densities, self.min_cluster_size, self.density_threshold)
         no_edges, no_probability = np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)
         return Clustering(
