@@ -1,118 +1,112 @@
-"""Cluster and score: ``python eval.py [checkpoint=…] [key=value …]``; every choice is in conf/."""
+"""Cluster and score every part of a data set: ``python eval.py [key=value …]``, the same as ``lcde eval``."""
 
-from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import hydra
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.types import RunMode
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from lcde import report
-from lcde.clustering.pipeline import Clustering
+from lcde.commands.entry import exit_on_input_error, own_processes
+from lcde.commands.scoring import evaluate_baselines, evaluate_parts
+from lcde.configuration import CONF, build, build_each, choose_rule, trained_model
 from lcde.data.datasets import Custom, Dataset
-from lcde.data.formats import require_free
-from lcde.data.knn import require_k
-from lcde.data.part import Part
-from lcde.distributed import own_processes
-from lcde.errors import InputError, exit_on_input_error
-from lcde.evaluation import (
-    Result,
-    choose_thresholds,
-    evaluate_assignment,
-    evaluate_baselines,
-    evaluate_lcde,
-    evaluate_unsupervised,
-)
-from lcde.loggers import log_config, log_results
-from lcde.models.scoring import GraphScorer
-from lcde.models.weights import NetworkPair, load_networks, require_matching
-from lcde.saved_clustering import SavedClustering
+from lcde.data.gallery import Gallery
+from lcde.errors import InputError
+from lcde.evaluation.output import print_published, print_table, write_config, write_results
+from lcde.evaluation.results import score
+from lcde.files import require_free
+from lcde.methods.method import Clustering, Method, timed
+from lcde.methods.saved import SavedClustering, require_assigning
+from lcde.models.weights import require_matching
+from lcde.report.html import write_report
+from lcde.report.loggers import log_config, log_results
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
 @exit_on_input_error
-def main(config: DictConfig) -> None:
-    """Cluster every part that ``dataset`` names, with trained networks or without, and score it if it has labels."""
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    rank_zero_only(report.write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
+def main(config: DictConfig) -> float:
+    """Run one evaluation.
+
+    Returns
+    -------
+    float
+        F-score of held-out identities (mean of pairwise and BCubed), NaN where there are none.
+    """
+    choice = HydraConfig.get().runtime.choices["clustering"]
+    report = config.report and HydraConfig.get().mode == RunMode.RUN  # of a sweep, the best job gets one in the end
+    run_dir = Path(config.run_dir)
     pl.seed_everything(config.seed, verbose=False)
     if config.save_to is not None:
         require_free(Path(config.save_to))
         if len(config.dataset.get("parts", ["custom"])) != 1:
             raise InputError("save_to=… keeps the clustering of one part; let dataset.parts name one.")
+    trained = trained_model(config)
+    rule_choice = choose_rule(config, choice, trained)
+    rank_zero_only(write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
 
-    pair = load_networks(config.checkpoint, config.lce_weights, config.pce_weights, config.model.nhead)
-    dataset = instantiate(config.dataset)
-    processes = {key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")}
-    fabric = Fabric(**processes)
+    dataset = build(config.dataset)
+    fabric = Fabric(**{key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")})
+    model = None if trained is None else trained.model.to(fabric.device)
+    rule = build(rule_choice.config)
+    cache = None if config.score_cache is None else Path(config.score_cache)
+    method = Method(rule_choice.name, rule, model, cache)
     if config.assign_to is not None:
-        assign(config, pair, dataset, fabric.device, run_dir)
-        return
-    if pair is not None:
-        require_matching(pair, dataset.feature_dim, dataset.k)
-    baselines = instantiate(config.get("baselines", {}))
-    train_part, parts = dataset.load(train=bool(baselines) and dataset.has_train())  # to choose their thresholds on
+        assign(config, method, dataset, run_dir)
+        return float("nan")
+    if trained is not None and rule.needs_scores:
+        require_matching(trained, dataset.feature_dim, dataset.k)
+    if config.save_to is not None:
+        require_assigning(rule)
+    parts = dataset.load(train=False)
 
-    clustering, unsupervised = instantiate(config.clustering), instantiate(config.unsupervised)
+    def keep(gallery: Gallery, clustering: Clustering) -> None:
+        if config.save_to is not None:
+            SavedClustering.of(gallery, clustering, dataset.k, rule).save(config.save_to)
+
     with own_processes():
-        if pair is not None:
+        if model is not None:
             fabric.launch()
-            networks = pair.lcenet.to(fabric.device), pair.pcenet.to(fabric.device)
-            cache = None if config.score_cache is None else Path(config.score_cache)
-
-        def evaluate(part: Part) -> tuple[Result, Clustering] | None:
-            if pair is None:
-                evaluated = evaluate_unsupervised(part, unsupervised)
-            else:
-                require_k(dataset.k, len(part), part.name)
-                evaluated = evaluate_lcde(part, networks, clustering, True, cache)
-            if evaluated is not None and config.save_to is not None:
-                SavedClustering.of(part, evaluated[1], dataset.k, pair is not None).save(config.save_to)
-            return evaluated
-
-        results, shown = report.evaluate_parts(parts, evaluate, run_dir, config.report)
+        results, shown = evaluate_parts(parts, method, run_dir, report, keep)
         if not fabric.is_global_zero:
-            return
-    baselines = choose_thresholds(baselines, train_part)
-    if baselines:
-        results += chain.from_iterable(map(partial(evaluate_baselines, baselines=baselines), parts))
-    if config.report:
-        report.illustrate(results, shown, run_dir, {})
-    report.publish(results, run_dir)
+            return float("nan")
+    if report:
+        results += evaluate_baselines(parts, build_each(config.get("baselines")))
+        write_results(results, run_dir)
+        write_report(run_dir, results, shown, {})
     if config.get("logger") is not None:
-        loggers = [instantiate(config.logger)]
+        loggers = [build(config.logger)]
         log_config(loggers, config)
         log_results(loggers, results, run_dir)
-    if pair is None:
-        print("No trained networks were given; some trained on labelled faces (train.py) can find more.")
+    print_table(results)
+    print_published(results)
     print(f"results: {run_dir}")
+    return float(np.mean([result.f_score for result in results if result.held_out and not result.baseline] or np.nan))
 
 
-def assign(config: DictConfig, pair: NetworkPair | None, dataset: Dataset, device: torch.device, run_dir: Path) -> None:
+def assign(config: DictConfig, method: Method, dataset: Dataset, run_dir: Path) -> None:
     """Give the faces of ``dataset`` the labels of the saved clustering ``assign_to``, or open new clusters."""
     if not isinstance(dataset, Custom):
         raise InputError("assign_to=… takes its new faces from dataset=custom; name them with dataset.features=….")
-    saved, bind = SavedClustering.load(config.assign_to), None
-    if pair is not None and saved.trained:
-        require_matching(pair, saved.features.shape[1], saved.indices.shape[1], f"the clustering {config.assign_to}")
-    if pair is not None:
-        bind = partial(GraphScorer, pair.lcenet.to(device), pair.pcenet.to(device))
-    result, union = evaluate_assignment(saved, *dataset.faces(), bind)
+    saved = SavedClustering.load(config.assign_to)
+    features, labels_true = dataset.faces()
+    seconds: dict[str, float] = {}
+    with timed(seconds, "total"):
+        union = saved.assign(features, method.model)
     if config.save_to is not None:
         union.save(config.save_to)
-    report.write_results([result], run_dir)
-    if result.pairwise is not None:
-        report.print_table([result])
-    opened = result.labels[result.labels > saved.labels.max()]
-    joined = len(result.labels) - len(opened)
-    print(f"{joined} new faces joined clusters there are, {len(opened)} opened {len(np.unique(opened))} new clusters.")
+    labels = union.labels[len(saved.labels) :]
+    result = score("custom", "assignment", Clustering(labels), seconds, labels_true)
+    write_results([result], run_dir)
+    if labels_true is not None:
+        print_table([result])
+    opened = labels[labels > saved.labels.max()]
+    joined = len(labels) - len(opened)
+    print(f"{joined} new faces joined existing clusters, {len(opened)} opened {len(np.unique(opened))} new clusters.")
     print(f"labels and results: {run_dir}")
 
 

@@ -1,73 +1,69 @@
-"""Train LCDE and show its F-scores: ``python train.py [key=value …]``; every choice is in conf/."""
+"""Train a method, then cluster and score every part: ``python train.py [key=value …]``, the same as ``lcde train``."""
 
-from functools import partial
 from pathlib import Path
 
 import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
-from lcde import plots, report
-from lcde.callbacks import ClusteringEvaluation
-from lcde.distributed import own_processes
-from lcde.errors import exit_on_input_error
-from lcde.evaluation import choose_thresholds, evaluate_baselines, evaluate_lcde
-from lcde.loggers import log_config, log_results
-from lcde.models.weights import load_checkpoint, load_networks, require_matching, start_from
-from lcde.resume import last_checkpoint, resumed
+from lcde.commands.entry import exit_on_input_error, own_processes
+from lcde.commands.scoring import evaluate_baselines, evaluate_parts
+from lcde.configuration import CONF, build, build_each, trained_model
+from lcde.evaluation.output import print_published, print_table, write_config, write_results
+from lcde.methods.method import Method
+from lcde.models.weights import load_checkpoint
+from lcde.report.html import write_report
+from lcde.report.loggers import log_config, log_results
+from lcde.report.plots import training_curves
+from lcde.training.fit import set_up
+from lcde.training.resume import last_checkpoint, resumed
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 @exit_on_input_error
 def main(config: DictConfig) -> float:
-    """Run one training; return the mean pairwise F over the evaluation parts at the best epoch."""
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    """Run one training.
+
+    Returns
+    -------
+    float
+        F-score of the held-out identities (mean of pairwise and BCubed) at the chosen checkpoint: what a search
+        maximises.
+    """
+    name = HydraConfig.get().runtime.choices["clustering"]
+    run_dir = Path(config.run_dir)
     if OmegaConf.is_missing(config, "resume"):
-        rank_zero_only(report.write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
+        rank_zero_only(write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
     else:
         run_dir = Path(config.resume)
         config = resumed(run_dir)
     pl.seed_everything(config.seed, verbose=False)
 
-    dataset = instantiate(config.dataset)
     last = last_checkpoint(run_dir)
-    given = [None if last else config.get(name) for name in ("checkpoint", "lce_weights", "pce_weights")]
-    pair = load_networks(*given, config.model.nhead)
-    if pair is not None:
-        require_matching(pair, dataset.feature_dim, dataset.k)
-    module = instantiate(config.model, feature_dim=dataset.feature_dim, k=dataset.k)
-    if pair is not None:
-        start_from(pair, module.lcenet, module.pcenet)
-    datamodule = instantiate(config.data)(dataset=dataset)
-    datamodule.setup("fit")  # before processes start: what is wrong is said once, graphs are built with all cores
-    clustering = instantiate(config.clustering)
-    evaluation = ClusteringEvaluation(clustering)
-    trainer = instantiate(
-        config.trainer,
-        callbacks=[evaluation, *instantiate(config.callbacks).values()],
-        logger=instantiate(config.logger),
-    )
+    start = None if last else trained_model(config)
+    training = set_up(config, name, build(config.dataset), start)
+    trainer, parts = training.trainer, training.datamodule.parts
+    chosen = trainer.checkpoint_callback
+    assert parts is not None and isinstance(chosen, ModelCheckpoint)
     log_config(trainer.loggers, config)
     with own_processes():
-        trainer.fit(module, datamodule, ckpt_path=last, weights_only=True)
-
-        best = load_checkpoint(trainer.checkpoint_callback.best_model_path)
-        networks = [network.to(trainer.strategy.root_device) for network in (best.lcenet, best.pcenet)]
-        parts = datamodule.evaluation_parts
-        evaluate = partial(evaluate_lcde, networks=networks, clustering=clustering, show_progress=True)
-        results, shown = report.evaluate_parts(parts, evaluate, run_dir, show=True)
+        training.fit(last)
+        best = load_checkpoint(chosen.best_model_path)
+        method = Method(name, training.rule, best.model.to(trainer.strategy.root_device))
+        results, shown = evaluate_parts(parts, method, run_dir, config.report)
         if trainer.is_global_zero:
-            baselines = choose_thresholds(instantiate(config.get("baselines", {})), datamodule.train_part)
-            results += [result for part in parts for result in evaluate_baselines(part, baselines)]
-            training = {"training": plots.training_curves(evaluation.history)}
-            report.illustrate(results, shown, run_dir, training)
-            report.publish(results, run_dir)
+            results += evaluate_baselines(parts, build_each(config.get("baselines")))
+            write_results(results, run_dir)
+            if config.report:
+                write_report(run_dir, results, shown, {"training": training_curves(training.evaluation.history)})
             log_results(trainer.loggers, results, run_dir)
+            print_table(results)
+            print_published(results)
             print(f"results, figures, report.html and checkpoints: {run_dir}")
-    return float(trainer.checkpoint_callback.best_model_score)
+    return float(chosen.best_model_score if chosen.best_model_score is not None else "nan")
 
 
 if __name__ == "__main__":

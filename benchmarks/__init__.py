@@ -1,4 +1,4 @@
-"""All benchmarks of the project: `python -m benchmarks`. A module each, with `cases`; no test waits for them."""
+"""Benchmarks (``python -m benchmarks``): a module each, with a function ``cases``; no test asserts a time."""
 
 from pathlib import Path
 

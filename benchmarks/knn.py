@@ -1,4 +1,4 @@
-"""Searching neighbours: exactly, for all faces as N², beside the approximate search for millions of faces."""
+"""Search of nearest neighbours: exact, whose time grows with N², and approximate, for millions of faces."""
 
 import contextlib
 import io
@@ -19,6 +19,7 @@ SAMPLES = 100  # queries whose neighbours are compared with those by brute force
 
 
 def cases(options: Options) -> list[Case]:
+    """Both searches on growing N."""
     searches = {"exact": exact_search, "approximate": approximate_search}
     return [
         Case(
@@ -34,10 +35,10 @@ def cases(options: Options) -> list[Case]:
 def _search(num_faces: int, k: int, make: Callable[[np.ndarray, int], Search]) -> Callable[[], dict[str, float]]:
     features = identity_features(labelings(num_faces, SEED)[0], FEATURE_DIM, SEED)
     start = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):  # the approximate search says its recall
+    with contextlib.redirect_stdout(io.StringIO()):  # the approximate search prints its recall
         search = make(features, k)
     seconds = time.perf_counter() - start
-    found = search(features[:SAMPLES])[1]
+    found, _ = search(features[:SAMPLES])
     expected = np.stack([np.argpartition(-(features @ query), k)[:k] for query in features[:SAMPLES]])
     figures = {"recall": recall(found, expected), "seconds to build": seconds}
 

@@ -1,4 +1,4 @@
-"""Measure jobs in processes of their own, in turns; describe the machine; keep the results."""
+"""Measure jobs in interleaved turns, each in a fresh process; describe the machine; write the results."""
 
 import importlib.metadata
 import io
@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lcde.data.formats import write_atomically
+from lcde.files import write_atomically
 from lcde.progress import track
 
 REPEAT_FOR = 0.3  # seconds for which a short job is repeated in its process; the median counts
@@ -27,7 +27,15 @@ REPEAT_FOR = 0.3  # seconds for which a short job is repeated in its process; th
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a job took, with figures that belong beside it, as its recall."""
+    """What one run of a job took.
+
+    Attributes
+    ----------
+    seconds : float
+    peak_memory_mb : float
+    figures : mapping of str to float
+        Other figures of the run, such as its recall.
+    """
 
     seconds: float
     peak_memory_mb: float
@@ -40,19 +48,29 @@ Prepare = Callable[[], Callable[[], Mapping[str, float] | Run | None]]
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says.
+    """Options of the command line.
 
-    largest, k:  largest N, and K, of the synthetic graphs
-    peer:        folder of the published program
-    checkpoint:  trained networks, None to train some briefly
-    results:     folder of what is kept
-    scratch:     folder of what is not
+    Attributes
+    ----------
+    largest, k : int
+        Largest N, and K, of the synthetic graphs.
+    peer : Path
+        Folder of the published program.
+    checkpoint : Path, optional
+        Trained networks; None trains some briefly.
+    data : Path, optional
+        Folder of a data set in MS1M's layout, for the sweep; None takes synthetic faces.
+    results : Path
+        Folder of the results.
+    scratch : Path
+        Folder of temporary files.
     """
 
     largest: int
     k: int
     peer: Path
     checkpoint: Path | None
+    data: Path | None
     results: Path
     scratch: Path
 
@@ -66,8 +84,14 @@ class Options:
 class Case:
     """One job on one size, done by one contender or by several on the same input.
 
-    contenders: what prepares the job, by name; picklable, so a `partial` of a module's function. Ratios say how many
-        times as long as the first, the project's own, the others take.
+    Attributes
+    ----------
+    benchmark, name : str
+    num_faces : int
+        N of the input.
+    contenders : mapping of str to callable
+        What prepares the job, by name; picklable, so a `partial` of a module's function. Ratios compare the others'
+        time with that of the first.
     """
 
     benchmark: str
@@ -80,9 +104,19 @@ class Case:
 class Measurement:
     """What one contender took.
 
-    seconds:         one value for each process
-    peak_memory_mb:  largest of all processes, the input included
-    ratio:           median over the turns of `seconds` by that of the case's first contender
+    Attributes
+    ----------
+    benchmark, case, contender : str
+    num_faces : int
+        N of the input.
+    seconds : list of float
+        One value for each process.
+    peak_memory_mb : float
+        Largest of all processes, the input included.
+    ratio : float
+        Median over the turns of ``seconds`` divided by that of the case's first contender.
+    figures : dict of str to float
+        Median over the turns of each figure.
     """
 
     benchmark: str
@@ -96,6 +130,7 @@ class Measurement:
 
     @property
     def median(self) -> float:
+        """Median of ``seconds``."""
         return statistics.median(self.seconds)
 
 
@@ -109,8 +144,8 @@ def measure(case: Case, repeats: int) -> list[Measurement]:
                     runs[name].append(pool.submit(_run, prepare).result())
                 except BrokenProcessPool:
                     raise SystemExit(
-                        f"{case.name} by {name} on {case.num_faces:,} faces was killed, likely for want of memory; "
-                        "name a smaller --largest."
+                        f"{case.name} by {name} on {case.num_faces:,} faces was killed, probably for lack of memory; "
+                        "choose a smaller --largest."
                     ) from None
     return summarise(case, runs)
 
@@ -122,12 +157,17 @@ def summarise(case: Case, runs: Mapping[str, Sequence[Run]]) -> list[Measurement
     for name, results in runs.items():
         seconds = [run.seconds for run in results]
         ratio = statistics.median(a / b for a, b in zip(seconds, own, strict=True))
-        peak, figures = max(run.peak_memory_mb for run in results), dict(results[-1].figures)
+        peak, figures = max(run.peak_memory_mb for run in results), _medians([run.figures for run in results])
         measurements.append(Measurement(case.benchmark, case.name, case.num_faces, name, seconds, peak, ratio, figures))
     return measurements
 
 
+def _medians(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(each[name] for each in figures) for name in figures[0]}
+
+
 def measure_all(cases: Sequence[Case], repeats: int) -> list[Measurement]:
+    """`measure` each of ``cases``, with a progress bar."""
     return [result for case in track(cases, "benchmarks") for result in measure(case, repeats)]
 
 
@@ -225,7 +265,7 @@ def _draw(measurements: Sequence[Measurement]) -> bytes:
     from matplotlib.figure import Figure  # here, so that the measured processes start small
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    from lcde.plots import PALETTE
+    from lcde.report.plots import PALETTE
 
     lines: dict[tuple[str, str], list[Measurement]] = {}
     for result in sorted(measurements, key=lambda result: result.num_faces):

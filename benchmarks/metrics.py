@@ -12,10 +12,11 @@ from benchmarks.measure import Case, Options
 from lcde.metrics import Contingency, bcubed, pairwise
 
 SEED = 0
-LARGEST = 500_000  # labels; the published functions take longer than a benchmark should beyond
+LARGEST = 500_000  # labels; with more, the published functions take too long for a benchmark
 
 
 def cases(options: Options) -> list[Case]:
+    """One case of the largest size, at most `LARGEST` labels."""
     contenders: dict[str, Callable] = {"lcde": _ours}
     file = options.peer / "metrics.py"
     if file.is_file():

@@ -9,17 +9,16 @@ from functools import partial
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.configs import configured
 from benchmarks.graphs import identity_features, identity_graph
 from benchmarks.measure import Case, Options, Run, peak_memory_mb
-from lcde.models.scoring import GraphScorer
+from lcde.configuration import build, compose_config
+from lcde.data.gallery import Gallery
 
 SEED = 0
 FEATURE_DIM, K = 256, 80  # as on MS1M
-CPU_SHARE = 100  # of the sizes, which are meant for what follows the networks, a CPU takes a hundredth
+CPU_SHARE = 100  # a CPU takes a hundredth of the sizes, which are meant for what follows the networks
 LEAST = 5  # times K, the faces of the smallest graph
 COUNTED = 256  # faces, or edges, whose operations are counted
 SIDE = {"cpu": 4_096, "cuda": 16_384}  # of the matrices that give the peak
@@ -27,37 +26,37 @@ PRODUCTS = 5  # of them, of which the fastest counts
 
 
 def cases(options: Options) -> list[Case]:
-    """A face's connectivity to its neighbours, and the probability of the edge to the nearest, of N faces."""
+    """Connectivity of each face to its neighbours, and the probability of the edge to the nearest one, of N faces."""
     share = 1 if torch.cuda.is_available() else CPU_SHARE
-    modes = {"exact": "float32", "fast": "auto"}
+    precisions = {"float32": "float32", "fastest precision": "auto"}
     return [
-        Case("networks", what, size, {by: partial(_scores, what, size, modes[by]) for by in modes})
+        Case("networks", what, size, {by: partial(_scores, what, size, precisions[by]) for by in precisions})
         for what in ("connectivity", "edge probability")
         for size in (max(size // share, LEAST * K) for size in options.sizes)
     ]
 
 
 def _scores(what: str, num_faces: int, precision: str) -> Callable[[], Run]:
-    indices, _, _, labels = identity_graph(num_faces, K, SEED)
-    features = identity_features(labels, FEATURE_DIM, SEED)
+    graph, _, labels = identity_graph(num_faces, K, SEED)
+    gallery = Gallery("synthetic", identity_features(labels, FEATURE_DIM, SEED), graph)
     torch.manual_seed(SEED)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = instantiate(configured("train").model, feature_dim=FEATURE_DIM, k=K).to(device)
-    scorer = GraphScorer(module.lcenet, module.pcenet, features, indices, precision)
-    edges = indices[:, :2].astype(np.int64)
+    model = build(compose_config("train", []).model, feature_dim=FEATURE_DIM, k=K).to(device)
+    scores = model.bind(gallery, precision, False, None)
+    edges = graph.indices[:, :2].astype(np.int64)
 
     def score(first: int) -> None:
-        scorer.connectivity(first) if what == "connectivity" else scorer.edge_probability(edges[first:])
+        scores.connectivity(first) if what == "connectivity" else scores.edge_probability(edges[first:])
 
     counted = min(COUNTED, num_faces)
     with FlopCounterMode(display=False) as counter:
         score(num_faces - counted)
     operations = counter.get_total_flops() / counted * num_faces
-    peak = _peak(scorer.features.dtype, device)
+    peak = _peak(scores.features.dtype, device)
 
     def job() -> Run:
         start = time.perf_counter()
-        score(0)  # ends with a copy to the CPU, so that a GPU is done
+        score(0)  # ends with a copy to the CPU, so that a GPU has finished
         seconds = time.perf_counter() - start
         rate = operations / seconds
         return Run(seconds, peak_memory_mb(), {"TFLOP/s": rate / 1e12, "of the peak": rate / peak})

@@ -15,50 +15,50 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from hydra.utils import instantiate
 from rich.console import Console
 
 from benchmarks import ROOT
-from benchmarks.configs import configured
 from benchmarks.measure import Case, Options, Run, peak_memory_mb, peak_memory_of_children_mb
-from lcde.clustering.pipeline import LCDEClustering, timed
+from lcde.configuration import build, compose_config
 from lcde.data.datasets import MS1M
 from lcde.data.formats import read_labels
+from lcde.data.gallery import Gallery
+from lcde.methods.method import Method, timed
 from lcde.metrics import Contingency, bcubed, pairwise
-from lcde.models.scoring import GraphScorer
-from lcde.models.weights import NetworkPair, export_published, load_checkpoint, load_published
+from lcde.models.lcde import LCDEModel
+from lcde.models.weights import export_published, load_checkpoint, load_published
 
-NUM_FACES, IDENTITIES = 2_000, 300  # which have a few faces more than that
-FEATURE_DIM, K = 256, 80  # as on MS1M; of networks trained here, others know theirs
+NUM_FACES, IDENTITIES = 2_000, 300  # the identities have a few faces more than that
+FEATURE_DIM, K = 256, 80  # as on MS1M; of networks trained here, a checkpoint has its own
 TRAIN_IDENTITIES = 100
-STEPS = 8  # of that training: enough for networks that do not say the same of every edge
+STEPS = 8  # of that training: enough for networks that give different edges different probabilities
 PART = "part2_test"
-EXACT = "lcde, exact"  # all labels are compared with these
+RULES = ("exact", "lcde")
+EXACT = "lcde, clustering=exact"  # all labels are compared with these
 
 
 def cases(options: Options) -> list[Case]:
+    """One case: both rules, and the published program if it is there."""
     checkpoint, name = trained_networks(options)
-    pair = load_checkpoint(checkpoint)
+    model = load_checkpoint(checkpoint).model
     folder = options.scratch / "pipeline"
-    write_part(folder, pair)
-    export_published(pair, *_weights(folder))
+    write_part(folder, model)
+    export_published(model, *_weights(folder))
 
-    sizes = pair.feature_dim, pair.k
     contenders: dict[str, Callable] = {
-        name: partial(_ours, folder, sizes, instantiate(configured("eval", f"clustering={method}").clustering), name)
-        for name, method in ((EXACT, "exact"), ("lcde, fast", "lcde"))
+        f"lcde, clustering={rule}": partial(_ours, folder, model.nhead, rule) for rule in RULES
     }
     program = options.peer / "inference.py"
     if program.is_file():
-        width = pair.lcenet.encoder.layers[0].linear1.out_features
-        contenders["published program"] = partial(_theirs, folder, sizes, width, program.resolve())
+        sizes = {"feature_dim": model.feature_dim, "k": model.k, "dim_feedforward": model.widths[0]}
+        contenders["published program"] = partial(_theirs, folder, sizes, program.resolve())
     else:
         Console().print(f"pipeline: no published program to compare with, {program} does not exist; see --peer")
     return [Case("pipeline", f"files to labels, {name}", NUM_FACES, contenders)]
 
 
 def trained_networks(options: Options) -> tuple[Path, str]:
-    """The checkpoint that the user names, or one trained briefly, and what to call it."""
+    """The checkpoint of ``--checkpoint``, or one trained briefly, and its name for the table."""
     if options.checkpoint is not None:
         return options.checkpoint, options.checkpoint.name
     checkpoint = _brief_training(options)
@@ -69,7 +69,7 @@ def _brief_training(options: Options) -> Path:
     """A checkpoint of a few steps of train.py, made once and kept beside the results."""
     kept = options.results / f"d{FEATURE_DIM}k{K}.ckpt"
     if not kept.is_file():
-        Console().print(f"pipeline: training networks for {STEPS} steps; name better ones with --checkpoint")
+        Console().print(f"training networks for {STEPS} steps; name better ones with --checkpoint")
         run = options.scratch / "train"
         done = run_python(
             ROOT / "train.py",
@@ -78,6 +78,7 @@ def _brief_training(options: Options) -> Path:
             f"+trainer.limit_train_batches={STEPS}",
             "+trainer.limit_val_batches=1",
             "~baselines",
+            "report=false",
             f"hydra.run.dir={run}",
         )
         if done.returncode:
@@ -88,62 +89,58 @@ def _brief_training(options: Options) -> Path:
 
 
 def _dataset(feature_dim: int, k: int, part: str) -> list[str]:
-    """Overrides for a part of the synthetic benchmark; no identity of `PART` is in another part."""
+    """Overrides for one part of the synthetic benchmark; no identity of `PART` is in another part."""
     identities = f"part0_train:{TRAIN_IDENTITIES},part1_test:{TRAIN_IDENTITIES},{PART}:{IDENTITIES}"
-    sizes = [f"dataset.feature_dim={feature_dim}", f"dataset.k={k}"]
+    sizes = [f"dataset.feature_dim={feature_dim}", f"dataset.k={k}", f"dataset.held_out_identities={TRAIN_IDENTITIES}"]
     return [*sizes, f"dataset.num_identities={{{identities}}}", f"dataset.parts=[{part}]"]
 
 
-def write_part(folder: Path, pair: NetworkPair) -> None:
-    """`NUM_FACES` synthetic faces in the layout of MS1M, with their graph."""
-    _, [part] = instantiate(configured("eval", *_dataset(pair.feature_dim, pair.k, PART)).dataset).load(train=False)
+def write_part(folder: Path, model: LCDEModel) -> None:
+    """Write `NUM_FACES` synthetic faces of the sizes of ``model`` in MS1M's layout, with their graph."""
+    dataset = build(compose_config("eval", _dataset(model.feature_dim, model.k, PART)).dataset)
+    [gallery] = dataset.load(train=False).evaluation
     for kind in ("features", "labels"):
         (folder / kind).mkdir(parents=True)
-    part.features[:NUM_FACES].tofile(folder / "features" / f"{PART}.bin")
-    np.savetxt(folder / "labels" / f"{PART}.meta", part.labels_true[:NUM_FACES], fmt="%d")
-    _part(folder, pair.feature_dim, pair.k)  # builds the graph and keeps it
+    gallery.features[:NUM_FACES].tofile(folder / "features" / f"{PART}.bin")
+    np.savetxt(folder / "labels" / f"{PART}.meta", gallery.labels_true[:NUM_FACES], fmt="%d")
+    _read(folder, model)  # builds and stores the graph
 
 
-def _part(folder: Path, feature_dim: int, k: int):
-    [part] = MS1M(str(folder), k, feature_dim, None, [PART]).load(train=False)[1]
-    return part
+def _read(folder: Path, model: LCDEModel) -> Gallery:
+    return MS1M(str(folder), model.k, model.feature_dim, None, [PART]).load(train=False).evaluation[0]
 
 
 def _weights(folder: Path) -> tuple[Path, Path]:
     return folder / "LCENet.pth", folder / "PCENet.pth"
 
 
-def _ours(folder: Path, sizes: tuple[int, int], method: LCDEClustering, name: str) -> Callable[[], Run]:
-    nhead = configured("eval").model.nhead
+def _ours(folder: Path, nhead: int, rule: str) -> Callable[[], Run]:
+    configured = build(compose_config("eval", [f"clustering={rule}"]).clustering)
 
     def job() -> Run:
         seconds: dict[str, float] = {}
         start = time.perf_counter()
         with timed(seconds, "reading"):
-            pair = load_published(*_weights(folder), nhead)
-            part = _part(folder, *sizes)
-        scorer = GraphScorer(pair.lcenet, pair.pcenet, part.features, part.indices, method.precision)
-        clustering = method(part.features, part.indices, part.similarities, scorer)
+            model = load_published(*_weights(folder), nhead)
+            gallery = _read(folder, model)
+        clustering = Method(rule, configured, model).cluster(gallery)
         total = time.perf_counter() - start
-        figures = seconds | clustering.seconds | _scores(folder, clustering.labels, name)
+        figures = seconds | clustering.seconds | _scores(folder, clustering.labels, f"lcde, clustering={rule}")
         return Run(total, peak_memory_mb(), figures)
 
     return job
 
 
-def _theirs(folder: Path, sizes: tuple[int, int], dim_feedforward: int, program: Path) -> Callable[[], Run]:
+def _theirs(folder: Path, sizes: dict[str, int], program: Path) -> Callable[[], Run]:
     """The published program, called as its README says."""
-    feature_dim, k = sizes
     lce_path, pce_path = _weights(folder)
     arguments = {
         "dataset_name": "MS-Celeb-1M",
-        "feature_dim": feature_dim,
-        "k": k,
-        "dim_feedforward": dim_feedforward,
-        "nhid": dim_feedforward,
+        **sizes,
+        "nhid": sizes["dim_feedforward"],
         "feat_path": folder / "features" / f"{PART}.bin",
         "label_path": folder / "labels" / f"{PART}.meta",
-        "knn_graph_path": folder / "knns" / PART / f"faiss_k_{k}.npz",
+        "knn_graph_path": folder / "knns" / PART / f"faiss_k_{sizes['k']}.npz",
         "lce_path": lce_path,
         "pce_path": pce_path,
         "batch_size_lce": 256,
@@ -182,11 +179,11 @@ def _scores(folder: Path, labels: np.ndarray, name: str) -> dict[str, float]:
     np.save(folder / f"{name}.npy", labels)
     truth = Contingency.of(read_labels(folder / "labels" / f"{PART}.meta"), labels)
     exact = Contingency.of(np.load(folder / f"{EXACT}.npy"), labels)
-    alike = exact.counts[(exact.counts == exact.identity_sizes) & (exact.counts == exact.cluster_sizes)]
+    same = exact.counts[(exact.counts == exact.identity_sizes) & (exact.counts == exact.cluster_sizes)]
     return {
         "pairwise F": pairwise(truth).f_score,
         "BCubed F": bcubed(truth).f_score,
         "pairwise F to exact": pairwise(exact).f_score,
         "BCubed F to exact": bcubed(exact).f_score,
-        "faces not clustered as by exact": float(len(labels) - alike.sum()),
+        "faces not clustered as by exact": float(len(labels) - same.sum()),
     }

@@ -1,7 +1,7 @@
 """Training pairs per second: batches of indices, beside a loader that copies the tokens of every pair.
 
-The copying loader builds each pair's tokens as the published inference code does, and feeds the same networks in the
-same `Trainer`, plainly: in float32, all neighbours of both ends. A training step is timed whole, and the
+The copying loader builds each pair's tokens as the published inference code does, and feeds the same networks with
+the same `Trainer`, in float32 and with all neighbours of both ends. A training step is timed as a whole, and the
 loader alone up to the tokens of both networks.
 """
 
@@ -12,17 +12,17 @@ from functools import partial
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.configs import configured
 from benchmarks.measure import Case, Options, Run, peak_memory_mb
-from lcde.data.datamodule import EdgePairDataModule, Neighbourhoods
-from lcde.data.part import Part
+from lcde.configuration import build, compose_config
+from lcde.data.gallery import Gallery
+from lcde.models.base import Neighbourhoods
 from lcde.models.tokens import tokens
+from lcde.training.datamodule import EdgePairDataModule
 
 # The default synthetic benchmark, and one of MS1M's sizes: overrides, and steps that are timed.
 SETTINGS = {
@@ -32,21 +32,21 @@ SETTINGS = {
 
 
 class PairTokens(Dataset):
-    """Tokens and labels of one pair at a time, copied from the arrays of a part."""
+    """Tokens and labels of one pair at a time, copied from the arrays of a gallery."""
 
-    def __init__(self, part: Part, pairs: np.ndarray) -> None:
-        self.part, self.pairs = part, pairs
+    def __init__(self, gallery: Gallery, pairs: np.ndarray) -> None:
+        self.gallery, self.pairs = gallery, pairs
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
         """LCENet's tokens (K, D + K) of both ends, PCENet's (2K, D + 2K), same_as_end (2, 2, K), same_identity ()."""
-        part, pair = self.part, self.pairs[position]
-        labels = part.labels_true[pair]
-        neighbours = [part.features[part.indices[end]] for end in pair]
+        gallery, pair = self.gallery, self.pairs[position]
+        indices, labels = gallery.graph.indices[pair], gallery.labels_true[pair]
+        neighbours = [gallery.features[row] for row in indices]
         faces = [*neighbours, np.concatenate(neighbours)]
-        same_as_end = labels[:, None, None] == part.labels_true[part.indices[pair]]
+        same_as_end = labels[:, None, None] == gallery.labels_true[indices]
         return (
             *(np.concatenate([each, each @ each.T], axis=1) for each in faces),
             same_as_end.astype(np.int64),
@@ -57,11 +57,11 @@ class PairTokens(Dataset):
 class CopyingData(EdgePairDataModule):
     """The data module with a plain loader of `PairTokens`."""
 
-    def _loader(self, part: Part, pairs: np.ndarray) -> DataLoader:
-        return DataLoader(PairTokens(part, pairs), self.batch_size)
+    def _loader(self, gallery: Gallery, pairs: np.ndarray) -> DataLoader:
+        return DataLoader(PairTokens(gallery, pairs), self.batch_size)
 
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> Neighbourhoods:
-        """Hand on the features: the networks append their similarities, a few thousandths of a step, once more."""
+        """Return the features; the networks append the similarities again, a few thousandths of a step."""
         *_, pair_tokens, same_as_end, same_identity = batch
         features = pair_tokens[..., : self.dataset.feature_dim].unflatten(1, (2, -1))
         return Neighbourhoods(features, same_as_end, same_identity)
@@ -78,26 +78,30 @@ CONTENDERS = {
 
 
 def cases(options: Options) -> list[Case]:
+    """A training step and the loader alone, for each of `SETTINGS`."""
     found = []
     for name, (overrides, steps) in SETTINGS.items():
-        num_faces = len(_data(EdgePairDataModule, overrides).train_part)
-        steps_of = {by: partial(_training, kind, [*overrides, *own], steps) for by, (kind, own) in CONTENDERS.items()}
+        num_faces = len(read_data(EdgePairDataModule, overrides).train_gallery)
+        step = {
+            by: partial(prepare_training, kind, [*overrides, *own], steps) for by, (kind, own) in CONTENDERS.items()
+        }
         loaders = {by: partial(_loading, CONTENDERS[by][0], overrides, steps) for by in ("lcde", "copying loader")}
-        found.append(Case("training", f"training step, {name}", num_faces, steps_of))
+        found.append(Case("training", f"training step, {name}", num_faces, step))
         found.append(Case("training", f"loader alone, {name}", num_faces, loaders))
     return found
 
 
-def _training(kind: type[EdgePairDataModule], overrides: list[str], steps: int) -> Callable[[], Run]:
+def prepare_training(kind: type[EdgePairDataModule], overrides: list[str], steps: int) -> Callable[[], Run]:
+    """A job of ``steps`` training steps, after one that is not timed."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    config = configured("train", *overrides, "trainer.default_root_dir=null")
-    data = _data(kind, overrides)
+    config = compose_config("train", [*overrides, "trainer.default_root_dir=null"])
+    data = read_data(kind, overrides)
 
     def job() -> Run:
         torch.manual_seed(config.seed)
-        module = instantiate(config.model, feature_dim=config.dataset.feature_dim, k=config.dataset.k)
+        model = build(config.model, feature_dim=config.dataset.feature_dim, k=config.dataset.k)
         clock = Clock()
-        trainer = instantiate(
+        trainer = build(
             config.trainer,
             max_epochs=1,
             limit_train_batches=steps + 1,  # the first one warms up
@@ -107,7 +111,7 @@ def _training(kind: type[EdgePairDataModule], overrides: list[str], steps: int) 
             enable_progress_bar=False,
             callbacks=[clock],
         )
-        trainer.fit(module, data)
+        trainer.fit(model, data)
         return _run(clock.ends[-1] - clock.ends[0], data.batch_size * (len(clock.ends) - 1))
 
     return job
@@ -120,11 +124,12 @@ class Clock(Callback):
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *_: object) -> None:
+        """Record the time."""
         self.ends.append(_now())
 
 
 def _loading(kind: type[EdgePairDataModule], overrides: list[str], steps: int) -> Callable[[], Run]:
-    data = _data(kind, overrides)
+    data = read_data(kind, overrides)
     data.trainer = Stage()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -135,7 +140,7 @@ def _loading(kind: type[EdgePairDataModule], overrides: list[str], steps: int) -
         for batch, _ in zip(loader, range(steps), strict=False):
             batch = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
             count += len(batch.features)
-            if kind is EdgePairDataModule:  # the other has made the tokens
+            if kind is EdgePairDataModule:  # the other one has made the tokens
                 tokens(batch.features.flatten(0, 1)), tokens(batch.features.flatten(1, 2))
         return _run(_now() - start, count)
 
@@ -148,10 +153,10 @@ class Stage:
     current_epoch, training = 0, True
 
 
-def _data(kind: type[EdgePairDataModule], overrides: list[str]) -> EdgePairDataModule:
-    config = configured("train", *overrides, "dataset.parts=[]")
-    settings = instantiate(config.data).keywords
-    data = kind(dataset=instantiate(config.dataset), **settings)
+def read_data(kind: type[EdgePairDataModule], overrides: list[str]) -> EdgePairDataModule:
+    """The data module of ``overrides`` with its training part."""
+    config = compose_config("train", [*overrides, "dataset.parts=[]", "dataset.held_out_identities=20"])
+    data = kind(dataset=build(config.dataset), **build(config.data).keywords)
     data.setup("fit")
     return data
 

@@ -1,6 +1,11 @@
 """LCDE as a scikit-learn estimator."""
 
 import math
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,84 +13,96 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lcde.callbacks import PairRefresh
-from lcde.clustering.pipeline import Clustering
+from lcde.clustering.components import label_noise
+from lcde.configuration import build, choose_rule, compose_config, plain
+from lcde.data.datasets import Parts
 from lcde.data.formats import normalise
-from lcde.data.knn import build_knn
-from lcde.data.part import Part
+from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.knn import build_knn, own_graph
 from lcde.errors import InputError
-from lcde.models.scoring import GraphScorer
-from lcde.models.weights import (
-    NetworkPair,
-    layer_sizes,
-    load_checkpoint,
-    load_networks,
-    load_published,
-    require_matching,
-    start_from,
-)
-from lcde.saved_clustering import SavedClustering
-from lcde.trainer import make_trainer
-
-CONF = Path(__file__).parents[1] / "conf"
+from lcde.methods.method import Method
+from lcde.methods.saved import SavedClustering
+from lcde.models.weights import Trained, load_checkpoint, load_published, load_trained
+from lcde.training.fit import set_up
 
 
 class LCDE(ClusterMixin, BaseEstimator):
-    """Cluster face embeddings, without labels at once, or with networks trained on labelled ones.
+    """Cluster embeddings: at once without labels, or with a model trained on labelled ones.
 
-    `fit_predict(X)` clusters ``X`` (N, D) with the networks of ``checkpoint``, of ``lce_weights`` and ``pce_weights``,
-    or of an earlier ``fit(X, y)``; without any, by Infomap and centroids, whose thresholds come from the data, seen
-    as a first such clustering lets them be.
-    Rows of ``X`` are directions: their lengths make no difference, and a row of zeros has none and is refused.
-    ``fit(X, y)`` trains networks on faces ``X`` of identities ``y``, from those that are named on if any are, then
-    clusters ``X``.
+    ``fit_predict(X)`` clusters X with the model of ``checkpoint``, of ``lce_weights`` and ``pce_weights``, or of an
+    earlier ``fit(X, y)``; without any, by a rule that needs none. ``fit(X, y)`` trains a model on embeddings X of
+    identities y, then clusters X. Rows of X are directions: their lengths make no difference.
 
     Parameters
     ----------
-    k : neighbours, the face itself counted; fewer are used where there are fewer faces and no trained networks.
-    similarity_threshold : τ of the similar edges, None for the official rule, the mean similarity to the 3 nearest.
-    edge_threshold : a density edge joins above this probability.
-    exact : whether to give the labels of the published program with trained networks, without shortcuts and merging.
-    density_threshold, min_cluster_size : faces of lower density and of smaller clusters get label -1.
-    max_epochs : of training, None for as many as train.py takes.
-    checkpoint : a .ckpt of train.py; lce_weights, pce_weights : a published pair of .pth files.
-    device : "auto" for a GPU if there is one, or a torch device.
-    random_state : seed of training, and of Infomap where no networks are given.
+    k : int
+        Neighbours, the face itself counted; fewer where there are fewer faces and no trained model.
+    clustering : str
+        Choice of ``clustering=`` of the command line, such as "exact" or "components"; "auto" takes the rule of the
+        checkpoint, or "unsupervised" without a model.
+    model : str
+        Choice of ``model=`` that ``fit(X, y)`` trains.
+    overrides : sequence of str
+        Further settings as on the command line, such as "clustering.similarity_threshold=0.6" or "model.dropout=0.2".
+    config_dir : path, optional
+        Folder of your own YAML files for ``clustering`` and ``model``.
+    density_threshold : float, optional
+        Faces of lower density get label -1.
+    min_cluster_size : int
+        Faces of smaller clusters get label -1.
+    max_epochs : int, optional
+        Epochs of training; None for as many as ``lcde train`` takes.
+    checkpoint : path, optional
+        Checkpoint of a training run.
+    lce_weights, pce_weights : path, optional
+        A published pair of weight files.
+    device : str
+        "auto" for a GPU if there is one, or a torch device such as "cuda:1".
+    random_state : int
+        Seed of training and of community detection. The caller's random generators are left as they are.
 
     Attributes
     ----------
-    labels_ : (N,) int64, -1 for noise
-    density_ : (N,) float64
-    connectivity_ : (N, K) float32
-    n_clusters_ : clusters, noise not counted
-    n_features_in_ : D
-    networks_ : the trained networks, or None
+    labels_ : (N,) int64
+        Clusters from 0, -1 for noise.
+    n_clusters_ : int
+        Noise not counted.
+    n_features_in_ : int
+        Width D of the embeddings.
+    density_ : (N,) float64 or None
+        Density of each face, None where the rule has none.
+    connectivity_ : (N, K) float32 or None
+        Symmetrised connectivity of each face to its neighbours, None where the rule has none.
+    model_ : PairModel or None
+        The trained model.
     """
+
+    _trained: Trained | None
 
     def __init__(
         self,
         k: int = 80,
-        similarity_threshold: float | None = None,
-        edge_threshold: float = 0.5,
-        exact: bool = False,
+        clustering: str = "auto",
+        model: str = "lcde",
+        overrides: Sequence[str] = (),
+        config_dir: str | Path | None = None,
         density_threshold: float | None = None,
         min_cluster_size: int = 1,
         max_epochs: int | None = None,
-        checkpoint: str | None = None,
-        lce_weights: str | None = None,
-        pce_weights: str | None = None,
+        checkpoint: str | Path | None = None,
+        lce_weights: str | Path | None = None,
+        pce_weights: str | Path | None = None,
         device: str = "auto",
         random_state: int = 0,
     ) -> None:
         self.k = k
-        self.similarity_threshold = similarity_threshold
-        self.edge_threshold = edge_threshold
-        self.exact = exact
+        self.clustering = clustering
+        self.model = model
+        self.overrides = overrides
+        self.config_dir = config_dir
         self.density_threshold = density_threshold
         self.min_cluster_size = min_cluster_size
         self.max_epochs = max_epochs
@@ -97,17 +114,34 @@ class LCDE(ClusterMixin, BaseEstimator):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **parameters: Any) -> "LCDE":
-        """An estimator with the networks of a checkpoint and their K."""
-        return cls(k=load_checkpoint(path).k, checkpoint=str(path), **parameters)
+        """An estimator with the model of a checkpoint and its K."""
+        return cls(k=load_checkpoint(path).model.k, checkpoint=str(path), **parameters)
 
     @classmethod
     def from_published(cls, lce_weights: str | Path, pce_weights: str | Path, **parameters: Any) -> "LCDE":
         """An estimator with a published pair of networks and their K."""
-        k = load_published(lce_weights, pce_weights, nhead=8).k
+        k = load_published(lce_weights, pce_weights).k
         return cls(k=k, lce_weights=str(lce_weights), pce_weights=str(pce_weights), **parameters)
 
-    def fit(self, X: np.ndarray, y: np.ndarray | None = None) -> "LCDE":
-        """Cluster ``X`` (N, D); with identities ``y`` (N,), train on them first. Raises ValueError on bad input."""
+    def fit(
+        self, X: np.ndarray, y: np.ndarray | None = None, graph: tuple[np.ndarray, np.ndarray | None] | None = None
+    ) -> "LCDE":
+        """Cluster X; with identities, train on them first.
+
+        Parameters
+        ----------
+        X : (N, D) array
+            Embeddings, of any float or integer type, a memory map too.
+        y : (N,) array, optional
+            Identities: numbers or names.
+        graph : pair of arrays, optional
+            Your own kNN graph: neighbours (N, K') with K' >= k, and their cosine similarities (N, K') or None.
+
+        Raises
+        ------
+        ValueError
+            On unusable values, or a checkpoint or graph that does not fit X.
+        """
         if self.k < 2:
             raise InputError(f"k={self.k} must be 2 or more: it counts the face itself.")
         if y is None:
@@ -115,99 +149,124 @@ class LCDE(ClusterMixin, BaseEstimator):
         else:
             X, y = validate_data(self, X, y, dtype=np.float32, copy=True)
             features = normalise(X, "X")
-            self.networks_ = self._train(features, np.unique(y, return_inverse=True)[1])
-        if not hasattr(self, "networks_"):
-            self.networks_ = load_networks(self.checkpoint, self.lce_weights, self.pce_weights, nhead=8)
-        part = _part(features, None, self.k)
-        clustered = self._cluster(part)
-        self._known = SavedClustering.of(part, clustered, self.k, self.networks_ is not None)
-        self.labels_ = self._known.labels
-        self.density_ = clustered.density
-        self.connectivity_ = clustered.connectivity
+        gallery = Gallery("X", features, self._graph(features, graph))
+        source = self.checkpoint, self.lce_weights, self.pce_weights
+        if y is not None:
+            trained: Trained | None = self._train(gallery, np.unique(y, return_inverse=True)[1])
+        elif getattr(self, "_source", None) == source:  # a model that fit(X, y) trained stays until another is named
+            trained = self._trained
+        else:
+            trained = load_trained(*source)
+        self._trained, self._source = trained, source
+        self.model_ = None if trained is None else trained.model
+        self._method = self._make_method()
+        clustering = self._method.cluster(gallery)
+        assert clustering is not None  # there is one process
+        self._gallery, self._clustering = gallery, clustering
+        assert clustering.noise is not None  # `Method.cluster` sets it
+        self.labels_ = label_noise(clustering.labels, clustering.noise)
         self.n_clusters_ = int(self.labels_.max()) + 1
+        self.density_ = clustering.details.density
+        self.connectivity_ = clustering.details.connectivity
         return self
 
     def assign(self, X: np.ndarray) -> np.ndarray:
-        """Labels (n,) int64 of new faces ``X`` (n, D): of the clusters there are, or new ones from `n_clusters_` on.
+        """Labels of new faces: of the clusters there are, or new ones from `n_clusters_` on; no known face moves.
 
-        No known face moves. A new face joins where it has edges by the rule of the clustering, noise never.
+        Parameters
+        ----------
+        X : (n, D) array
+
+        Returns
+        -------
+        (n,) int64
+
+        Raises
+        ------
+        ValueError
+            Where the rule cannot assign new faces, or X is unusable.
         """
         check_is_fitted(self, "labels_")
         features = normalise(validate_data(self, X, dtype=np.float32, copy=True, reset=False), "X")
-        bind = None if self.networks_ is None else self._scorer
-        return self._known.assign(features, bind).labels[len(self.labels_) :]
+        known = SavedClustering.of(self._gallery, self._clustering, self.k, self._method.rule)
+        return known.assign(features, self.model_ if known.rule.needs_scores else None).labels[len(self.labels_) :]
 
-    def _train(self, features: np.ndarray, labels: np.ndarray) -> NetworkPair:
-        """Train on (N, D) features of (N,) identities with the settings of train.py."""
+    def _graph(self, features: np.ndarray, graph: tuple[np.ndarray, np.ndarray | None] | None) -> KNNGraph:
+        if graph is not None:
+            return own_graph(*graph, features, self.k, "graph")
+        return build_knn(features, min(self.k, len(features)))
+
+    def _make_method(self) -> Method:
+        """The method that the parameters name."""
+        overrides = [f"clustering={self.clustering}", f"seed={self.random_state}"]
+        overrides += [override for override in self.overrides if override.lstrip("+~").startswith("clustering.")]
+        choice = choose_rule(compose_config("eval", overrides, self.config_dir), self.clustering, self._trained)
+        rule = build(choice.config)
+        if self.min_cluster_size != 1:
+            rule.min_cluster_size = self.min_cluster_size
+        if self.density_threshold is not None:
+            rule.density_threshold = self.density_threshold
+        return Method(choice.name, rule, None if self.model_ is None else self.model_.to(self._device()))
+
+    def _train(self, gallery: Gallery, labels: np.ndarray) -> Trained:
+        """Train on ``gallery`` of identities ``labels`` (N,) with the settings of ``lcde train``."""
         if not labels.any():
             raise InputError(f"training needs two identities or more, but y names 1 class of n_samples={len(labels)}.")
-        part = _part(features, labels, self.k)
-        feature_dim, k = features.shape[1], part.k
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("train", [f"seed={self.random_state}"])
-        pl.seed_everything(self.random_state, verbose=False)
-        start = load_networks(self.checkpoint, self.lce_weights, self.pce_weights, nhead=8)
-        layers = {"nhead": math.gcd(8, feature_dim, k)}
-        if start is not None:
-            require_matching(start, feature_dim, k, f"the graph of {len(features)} faces")
-            layers = layer_sizes(start.lcenet)
-        module = instantiate(config.model, feature_dim=feature_dim, k=k, **layers)
-        if start is not None:
-            start_from(start, module.lcenet, module.pcenet)
-        datamodule = instantiate(config.data)(dataset=_InMemory(k, feature_dim, part))
-        trainer = make_trainer(
-            accelerator="auto" if self.device == "auto" else torch.device(self.device).type,
-            precision=config.trainer.precision,
-            max_epochs=self.max_epochs or config.trainer.max_epochs,
-            gradient_clip_val=config.trainer.gradient_clip_val,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            callbacks=[PairRefresh()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module, datamodule)
-        return NetworkPair(module.lcenet, module.pcenet, feature_dim, k, "the networks trained on X and y")
+        gallery = Gallery("X", gallery.features, gallery.graph, labels)
+        dataset = _InMemory(gallery.graph.k, gallery.features.shape[1], gallery)
+        device = self._device()
+        settings = [f"model={self.model}", f"seed={self.random_state}", "~logger", "callbacks=training"]
+        settings += [f"trainer.accelerator={'gpu' if device.type == 'cuda' else device.type}"]
+        settings += [f"trainer.devices={1 if device.index is None else [device.index]}"]
+        settings += ["+trainer.limit_val_batches=0", "+trainer.enable_checkpointing=false"]
+        settings += ["+trainer.enable_progress_bar=false"]
+        settings += [] if self.clustering == "auto" else [f"clustering={self.clustering}"]
+        settings += [] if self.max_epochs is None else [f"trainer.max_epochs={self.max_epochs}"]
+        start = load_trained(self.checkpoint, self.lce_weights, self.pce_weights)
+        with tempfile.TemporaryDirectory() as folder, _own_random_state(self.random_state):
+            config = compose_config("train", [*settings, f"run_dir={folder}", *self.overrides], self.config_dir)
+            if "nhead" in config.model and not any("model.nhead" in text for text in self.overrides):
+                config.model.nhead = math.gcd(config.model.nhead, dataset.feature_dim, dataset.k)
+            name = "lcde" if self.clustering == "auto" else self.clustering
+            training = set_up(config, name, dataset, start)
+            training.fit()
+        training.model.trainer = None  # which holds the data and cannot be pickled
+        return Trained(training.model, name, plain(config.clustering), "the model trained on X and y")
 
-    def _cluster(self, part: Part) -> Clustering:
-        noise = {"density_threshold": self.density_threshold, "min_cluster_size": self.min_cluster_size}
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("eval", [f"seed={self.random_state}", f"clustering={'exact' if self.exact else 'lcde'}"])
-        if self.networks_ is None:
-            unsupervised = instantiate(config.unsupervised, **noise)
-            return unsupervised(part.features, part.indices, part.similarities)
-        thresholds = {"similarity_threshold": self.similarity_threshold, "edge_threshold": self.edge_threshold}
-        clustering = instantiate(config.clustering, **thresholds, **noise)
-        scorer = self._scorer(part.features, part.indices, clustering.precision)
-        return clustering(part.features, part.indices, part.similarities, scorer)
-
-    def _scorer(self, features: np.ndarray, indices: np.ndarray, precision: str = "float32") -> GraphScorer:
-        require_matching(self.networks_, features.shape[1], indices.shape[1], f"the graph of {len(features)} faces")
-        device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        )
-        networks = self.networks_.lcenet.to(device), self.networks_.pcenet.to(device)
-        return GraphScorer(*networks, features, indices, precision)
+    def _device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
 
 
 @dataclass
 class _InMemory:
-    """A data set whose training part is there already."""
+    """A data set whose training part is in memory, without held-out identities."""
 
     k: int
     feature_dim: int
-    part: Part
+    gallery: Gallery
 
     def has_train(self) -> bool:
         return True
 
-    def load(self, train: bool) -> tuple[Part | None, list[Part]]:
-        return self.part if train else None, []
+    def load(self, train: bool) -> Parts:
+        return Parts(self.gallery if train else None, None, [])
 
 
-def _part(features: np.ndarray, labels: np.ndarray | None, k: int) -> Part:
-    """A part of (N, D) features with the graph of ``k`` neighbours, or of all N where they are fewer."""
-    return Part("X", features, *build_knn(features, min(k, len(features))), labels)
+@contextmanager
+def _own_random_state(seed: int) -> Iterator[None]:
+    """Seed all global generators, and leave them, and torch's choice of algorithms, as they were."""
+    states = random.getstate(), np.random.get_state(), os.environ.get("PL_GLOBAL_SEED")
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng():
+        pl.seed_everything(seed, verbose=False)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            os.environ.pop("PL_GLOBAL_SEED", None)
+            if states[2] is not None:
+                os.environ["PL_GLOBAL_SEED"] = states[2]
+            torch.use_deterministic_algorithms(deterministic)

@@ -1,4 +1,4 @@
-"""Progress bars for those who watch; a log file would get an empty line from each."""
+"""Progress bars in terminals and notebooks; a log file would get an empty line from each."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -10,11 +10,11 @@ Item = TypeVar("Item")
 
 
 def is_watched() -> bool:
-    """Whether what is printed goes to a terminal or a notebook."""
+    """Whether output goes to a terminal or a notebook."""
     console = rich.get_console()
     return console.is_terminal or console.is_jupyter
 
 
 def track(items: Iterable[Item], description: str, shown: bool = True) -> Iterable[Item]:
-    """``items`` with a bar that vanishes in the end, if it is to be ``shown`` and somebody watches."""
-    return rich.progress.track(items, description, transient=True, disable=not (shown and is_watched()))
+    """``items`` with a progress bar that disappears at the end, if ``shown`` and somebody can see it."""
+    return rich.progress.track(items, description, transient=True) if shown and is_watched() else items

@@ -1,20 +1,19 @@
-"""Small graphs for all tests, hypothesis settings, and the reference files beside the project."""
+"""Small galleries and graphs for all tests, hypothesis settings, and the reference files beside the project."""
 
+import contextlib
+import io
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 
 from lcde.data.formats import normalise
+from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn
-from lcde.data.part import Part
-from lcde.models.lcenet import LCENet
-from lcde.models.pcenet import PCENet
-from lcde.models.weights import NetworkPair, export_published
 
-settings.register_profile("lcde", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("lcde", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("lcde")
 
 
@@ -28,8 +27,8 @@ def shared():
 
 
 @pytest.fixture(scope="session")
-def make_part():
-    """A part of random faces around random identities; the last ``duplicates`` faces repeat face 0."""
+def make_gallery():
+    """A gallery of random faces around random identities; the last ``duplicates`` faces repeat face 0."""
 
     def make(seed, num_faces=40, feature_dim=8, k=6, duplicates=0):
         rng = np.random.default_rng(seed)
@@ -38,14 +37,14 @@ def make_part():
         features += 0.4 * rng.standard_normal(features.shape)
         features[num_faces - duplicates :], labels[num_faces - duplicates :] = features[0], labels[0]
         features = normalise(features.astype(np.float32), "a test")
-        return Part("test", features, *build_knn(features, k), labels)
+        return Gallery("test", features, build_knn(features, k), labels)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def make_graph():
-    """A graph full of ties: random neighbours, similarities in ±{0, ¼, ½, 1}, connectivity in {0, ¼, ½, 1}.
+    """A `KNNGraph` full of ties, and connectivity (N, K): similarities in ±{0, ¼, ½, 1}, connectivity in {0, ¼, ½, 1}.
 
     All sums and products are exact, so tests can compare with ==.
     """
@@ -58,16 +57,56 @@ def make_graph():
         similarities = -np.sort(-similarities, axis=1)
         similarities[:, 0] = 1
         connectivity = rng.choice([0, 0.25, 0.5, 1], size=indices.shape)
-        return indices, similarities.astype(np.float32), connectivity.astype(np.float32)
+        return KNNGraph(indices, similarities.astype(np.float32)), connectivity.astype(np.float32)
 
     return make
 
 
-@pytest.fixture
-def published(tmp_path):
-    """The files of an untrained pair of networks for D = 32 and K = 8, which one seed makes."""
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """The files of an untrained published pair of networks for D = 32 and K = 8, which one seed makes."""
+    import torch
+
+    from lcde.models.lcde import LCDEModel
+    from lcde.models.weights import export_published
+
     torch.manual_seed(0)
-    paths = tmp_path / "lce.pth", tmp_path / "pce.pth"
-    pair = NetworkPair(LCENet(32, 8, 3, 8, 32, 0.1), PCENet(32, 8, 3, 8, 32, 0.1), 32, 8, "test")
-    export_published(pair, *paths)
-    return paths
+    folder = tmp_path_factory.mktemp("published")
+    model = LCDEModel(32, 8, 3, 8, 32, 0.1, neighbours_per_end=8, negative_weight=1.0)
+    export_published(model, folder / "lce.pth", folder / "pce.pth")
+    return folder / "lce.pth", folder / "pce.pth"
+
+
+TINY = ("dataset.num_identities={part0_train:60,part1_test:40,part2_test:50}", "dataset.held_out_identities=40")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Settings of a small synthetic data set and small networks, which train in seconds."""
+    return [*TINY, "model.num_layers=1", "trainer=cpu"]
+
+
+@pytest.fixture(scope="session")
+def lcde():
+    """Run ``lcde <arguments>`` in this process; returns what it prints."""
+    from lcde.__main__ import main
+
+    def run(*arguments):
+        output, argv = io.StringIO(), sys.argv
+        sys.argv = ["lcde", *map(str, arguments)]
+        try:
+            with contextlib.redirect_stdout(output):
+                main()
+        finally:
+            sys.argv = argv
+        return output.getvalue()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(lcde, tiny, tmp_path_factory):
+    """Folder and output of one small training run, which all tests share."""
+    folder = tmp_path_factory.mktemp("train")
+    epochs = "trainer.max_epochs=2", "trainer.log_every_n_steps=1"
+    return folder, lcde("train", *tiny, *epochs, f"hydra.run.dir={folder}")

@@ -1,9 +1,10 @@
-"""The benchmarks run and keep what they measure; nothing here asserts a time."""
+"""The benchmarks run and write what they measure; no test asserts a time."""
 
 import json
+import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,20 @@ import torch
 
 import benchmarks.knn
 import benchmarks.networks
-from benchmarks import ROOT, pipeline, training
+from benchmarks import ROOT, ablation, busy, pipeline, sweep, training
 from benchmarks.__main__ import BENCHMARKS, cases_of
-from benchmarks.graphs import identity_graph, labelings
+from benchmarks.graphs import identity_features, identity_graph, labelings
 from benchmarks.measure import Case, Options, Run, summarise
+from lcde.data.gallery import Gallery
+from lcde.methods.lcde import LCDERule
 from lcde.models.tokens import tokens
 
 SMALL_PIPELINE = {"NUM_FACES": 150, "IDENTITIES": 50, "FEATURE_DIM": 16, "K": 8, "TRAIN_IDENTITIES": 20}
+SMALL = ["dataset.feature_dim=16", "dataset.k=8", "dataset.num_identities={part0_train:60}", "data.batch_size=8"]
+
+
+def small_options(folder, results):
+    return Options(10_000, 10, folder / "peer", None, None, results, folder / "scratch")
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +35,7 @@ def results(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name, value in SMALL_PIPELINE.items():
             monkeypatch.setattr(pipeline, name, value)
-        pipeline.cases(Options(10_000, 10, folder, None, folder, tmp_path_factory.mktemp("scratch")))
+        pipeline.cases(small_options(tmp_path_factory.mktemp("scratch"), folder))
     return folder
 
 
@@ -39,9 +47,15 @@ def options(results, tmp_path, monkeypatch):
         monkeypatch.setattr(benchmarks.networks, name, value)
     for name, value in SMALL_PIPELINE.items():
         monkeypatch.setattr(pipeline, name, value)
-    small = ["dataset.feature_dim=16", "dataset.k=8", "dataset.num_identities={part0_train:60}", "data.batch_size=8"]
-    monkeypatch.setattr(training, "SETTINGS", {"D=16, K=8": (small, 2)})
-    return Options(10_000, 10, tmp_path / "peer", None, results, tmp_path / "scratch")
+    monkeypatch.setattr(training, "SETTINGS", {"D=16, K=8": (SMALL, 2)})
+    monkeypatch.setattr(sweep, "THRESHOLDS", ["0.5", "0.6"])
+    for name, value in {
+        "OVERRIDES": SMALL,
+        "SECONDS": 1,
+        "POLICIES": {"passive": {"OMP_WAIT_POLICY": "passive"}},
+    }.items():
+        monkeypatch.setattr(busy, name, value)
+    return small_options(tmp_path, results)
 
 
 def run(*arguments):
@@ -49,7 +63,8 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-def test_command_measures_and_keeps_results(tmp_path):
+@pytest.mark.slow
+def test_command_measures_and_writes_results(tmp_path):
     (tmp_path / "metrics.py").write_text("def pairwise(labels_true, labels): return 0, 0, 0.25\nbcubed = pairwise\n")
     done = run("metrics", "--largest=10000", "--repeats=2", f"--peer={tmp_path}", f"--results={tmp_path}/kept")
     assert done.returncode == 0, done.stderr
@@ -69,6 +84,7 @@ def test_command_measures_and_keeps_results(tmp_path):
         assert result["contender"] in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")  # as lcde does, whose filters pytest resets
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_job_runs(name, options):
@@ -80,29 +96,32 @@ def test_every_job_runs(name, options):
             assert figures.get("recall", 1) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics", "pipeline"])
-def test_absent_published_program_is_told(name, options, capsys):
+def test_missing_published_program_is_reported(name, options, capsys):
     [case] = cases_of(name, options)
     assert "published program" not in case.contenders
     assert "--peer" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pipeline_gives_the_labels_of_the_published_program(options, shared):
     peer = shared / "peers" / "lce-pcenet"
     if not peer.is_dir():
         pytest.skip(f"needs the published program in {peer}")
     [case] = pipeline.cases(replace(options, peer=peer))
     runs = {name: prepare()() for name, prepare in case.contenders.items()}
-    assert list(runs) == ["lcde, exact", "lcde, fast", "published program"]
+    assert list(runs) == ["lcde, clustering=exact", "lcde, clustering=lcde", "published program"]
     for run in runs.values():
         assert run.seconds > 0
         assert run.peak_memory_mb > 10
     assert runs["published program"].figures["faces not clustered as by exact"] == 0
     assert runs["published program"].figures["BCubed F to exact"] == 1
-    assert {"reading", "connectivity", "edges", "pairs", "components"} <= set(runs["lcde, fast"].figures)
+    assert {"reading", "connectivity", "edges", "pairs", "components"} <= set(runs["lcde, clustering=lcde"].figures)
     assert runs["published program"].figures["whole process"] > runs["published program"].seconds
 
 
+@pytest.mark.slow
 def test_networks_of_the_pipeline_are_trained_once_or_given(options):
     [kept] = options.results.iterdir()
     written = kept.stat().st_mtime_ns
@@ -118,16 +137,16 @@ def test_differing_labels_are_counted(tmp_path):
     (tmp_path / "labels").mkdir()
     np.savetxt(tmp_path / "labels" / f"{pipeline.PART}.meta", np.zeros(6), fmt="%d")
     pipeline._scores(tmp_path, np.array([0, 0, 1, 1, 2, 2]), pipeline.EXACT)
-    figures = pipeline._scores(tmp_path, np.array([5, 5, 0, 0, 0, 1]), "fast")
+    figures = pipeline._scores(tmp_path, np.array([5, 5, 0, 0, 0, 1]), "another")
     assert figures["faces not clustered as by exact"] == 4
     assert 0 < figures["pairwise F to exact"] < 1
 
 
-def test_copying_loader_serves_the_batches_of_the_data_module(options):
-    [(overrides, _)] = training.SETTINGS.values()
+def test_copying_loader_serves_the_batches_of_the_data_module():
+    overrides = SMALL
     batches = []
     for kind in (training.EdgePairDataModule, training.CopyingData):
-        data = training._data(kind, overrides)
+        data = training.read_data(kind, overrides)
         data.trainer = training.Stage()
         batch = next(iter(data.train_dataloader()))
         batches.append((batch, data.on_after_batch_transfer(batch, 0)))
@@ -138,15 +157,16 @@ def test_copying_loader_serves_the_batches_of_the_data_module(options):
         torch.testing.assert_close(actual, expected)
 
 
-def test_ratio_is_of_runs_in_the_same_turn():
-    """As the machine gets slower, both contenders do; the ratio of their medians would be another one."""
+def test_ratio_compares_runs_of_the_same_turn():
+    """When the machine gets slower, both contenders do; the ratio of their medians would be another one."""
     seconds = {"a": [1, 2, 4], "b": [4, 6, 11]}
     runs = {name: [Run(value, value, {"turn": i}) for i, value in enumerate(seconds[name])] for name in seconds}
     own, other = summarise(Case("test", "test", 1, dict.fromkeys(seconds)), runs)
     assert (own.seconds, own.median, own.ratio) == (seconds["a"], 2, 1)
-    assert (other.ratio, other.peak_memory_mb, other.figures) == (3, 11, {"turn": 2})
+    assert (other.ratio, other.peak_memory_mb, other.figures) == (3, 11, {"turn": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["nothing", "--largest=200", "--k=3"])
 def test_wrong_arguments_are_refused(argument, tmp_path):
     done = run(argument, f"--results={tmp_path}")
@@ -156,8 +176,9 @@ def test_wrong_arguments_are_refused(argument, tmp_path):
 
 
 @pytest.mark.parametrize(("num_faces", "k"), [(200, 10), (3_000, 80)])
-def test_synthetic_graph_keeps_the_contract(num_faces, k):
-    indices, similarities, connectivity, labels = identity_graph(num_faces, k, 0)
+def test_synthetic_graph_has_the_form_of_a_real_one(num_faces, k):
+    graph, connectivity, labels = identity_graph(num_faces, k, 0)
+    indices, similarities = graph.indices, graph.similarities
     assert (indices.dtype, similarities.dtype, connectivity.dtype) == (np.int32, np.float32, np.float32)
     assert np.array_equal(indices[:, 0], np.arange(num_faces))
     assert indices.min() >= 0
@@ -165,8 +186,8 @@ def test_synthetic_graph_keeps_the_contract(num_faces, k):
     assert all(len(set(row)) == k for row in indices.tolist())
     assert (np.diff(similarities, axis=1) <= 0).all()
     assert ((connectivity >= 0) & (connectivity <= 1)).all()
-    friends = labels[indices[:, 1:]] == labels[:, None]
-    assert 0.4 < friends.mean() < 0.9
+    genuine = labels[indices[:, 1:]] == labels[:, None]
+    assert 0.4 < genuine.mean() < 0.9
     edges = {(i, j) for i, row in enumerate(indices.tolist()) for j in row[1:] if labels[i] == labels[j]}
     assert np.mean([(j, i) in edges for i, j in edges]) > 0.8
 
@@ -174,3 +195,97 @@ def test_synthetic_graph_keeps_the_contract(num_faces, k):
 def test_labelings_are_dense():
     for labels in labelings(10_000, 0):
         assert np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
+
+
+def test_cost_of_further_jobs_is_read_from_their_folders(tmp_path):
+    jobs = [tmp_path / name for name in "012"]
+    for written, (folder, seconds) in enumerate(zip(jobs, (9.0, 1.0, 2.0), strict=True)):
+        folder.mkdir()
+        parts = {"part1_test": {"seconds": {"total": seconds}}, "held_out": {"seconds": {"total": 0.5}}}
+        (folder / "metrics.json").write_text(json.dumps(parts))
+        os.utime(folder / "metrics.json", (0, 100 + 3 * written))
+    assert sweep.further_jobs(jobs) == {"seconds per further job": 3, "clustering": 2, "beside it": 1}
+
+
+def test_busy_process_ends_with_its_block():
+    with busy.busy_process() as process:
+        assert process.poll() is None
+    assert process.returncode is not None
+
+
+REGIMES = """
+import numpy as np
+
+def galleries():
+    rng = np.random.default_rng(0)
+    for name, people in (("a/few", 3), ("a/many", 6), ("b/one", 1)):
+        labels = np.repeat(np.arange(people), 10)
+        yield name, (np.eye(8)[labels] + 0.1 * rng.standard_normal((len(labels), 8))).astype(np.float32), labels
+
+def quality(labels_true, labels):
+    return 100 * np.mean(labels >= 0) - np.abs(len(np.unique(labels_true)) - len(np.unique(labels)))
+
+def oracles():
+    return {"a/few": 100.0, "a/many": 101.0, "b/one": 100.0}
+"""
+
+
+def test_ablation_without_labels(tmp_path, capsys):
+    (tmp_path / "regimes.py").write_text(REGIMES)
+    ablation.main([f"--galleries={tmp_path}/regimes.py", f"--results={tmp_path}"])
+    [file] = tmp_path.glob("ablation-*.json")
+    quality = json.loads(file.read_text())["unsupervised"]["quality"]
+    assert list(quality) == [*ablation.UNSUPERVISED, "HDBSCAN, min_cluster_size=2", "HDBSCAN, min_cluster_size=5"]
+    assert all(list(values) == ["a/few", "a/many", "b/one"] for values in quality.values())
+    assert quality["HDBSCAN, min_cluster_size=5"]["a/many"] == 100
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*quality, "few", "many", "one person"))
+
+
+def test_ablation_tables_summarise_quality_and_regret():
+    quality = {"method": {"a/x": 90.0, "b/x": 70.0, "a/y": 50.0, "a/one": 30.0}}
+    oracle = {"a/x": 95.0, "b/x": 80.0, "a/y": 80.0, "a/one": 99.0}
+    overall, regimes = ablation.unsupervised_tables(quality, oracle, {"a/one"})
+    assert overall.rows == [["method", "70.0", "70.0", "50.0", "15.0", "10.0", "30.0", "30.0", "30.0"]]
+    assert (regimes.columns, regimes.rows) == (["method", "x", "y"], [["method", "80.0", "50.0"]])
+    assert "| method | 80.0 | 50.0 |" in regimes.markdown().splitlines()
+
+
+def test_ablation_compares_variants_with_the_first_checkpoint_by_checkpoint():
+    scores = [
+        ablation.TrainedScore("lfw", "part1_test", variant, checkpoint, f_score, f_score, 10, 1.0)
+        for checkpoint, f_scores in (("seed0", (0.9, 0.8)), ("seed1", (0.7, 0.8)))
+        for variant, f_score in zip(("lcde", "exact"), f_scores, strict=True)
+    ]
+    rows = ablation.trained_table(scores).rows
+    assert [row[1:5] for row in rows] == [
+        ["lcde", "80.00", "80.00", "+0.00 (+0.00 … +0.00)"],
+        ["exact", "80.00", "80.00", "+0.00 (-10.00 … +10.00)"],
+    ]
+
+
+def test_variants_of_the_ablation_differ_from_the_rule_in_one_setting():
+    rules = {name: ablation.build_rule(overrides) for name, overrides in ablation.TRAINED.items()}
+    full = rules.pop("lcde")
+    assert rules.pop("exact (the paper's rule)") == LCDERule()
+    for rule in rules.values():
+        assert sum(getattr(rule, field.name) != getattr(full, field.name) for field in fields(rule)) == 1
+
+
+@pytest.mark.slow
+def test_ablation_of_trained_networks(results, tmp_path, monkeypatch, capsys):
+    [checkpoint] = results.iterdir()
+    graph, _, labels = identity_graph(200, 8, 0)
+    gallery = Gallery("small", identity_features(labels, 16, 0), graph, labels)
+    monkeypatch.setattr(ablation, "labelled_galleries", lambda *_: [gallery])
+    checkpoints = [f"synthetic={checkpoint}", f"absent={checkpoint}"]
+    arguments = ["--galleries=none.py", f"--data={tmp_path}", f"--results={tmp_path}", "--checkpoints", *checkpoints]
+    ablation.main(arguments)
+    [file] = tmp_path.glob("ablation-*.json")
+    scores = json.loads(file.read_text())["trained"]
+    assert [score["variant"] for score in scores] == list(ablation.TRAINED)
+    edges = {score["variant"]: score["edges"] for score in scores}
+    assert edges["lcde"] <= edges["ask_strong=true"]
+    printed = capsys.readouterr().out
+    assert "absent is left out" in printed
+    assert "none.py does not exist" in printed

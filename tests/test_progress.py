@@ -1,8 +1,8 @@
 import pytest
 from pytorch_lightning.callbacks import RichProgressBar
 
-from lcde.callbacks import EpochLines, progress_bar
 from lcde.progress import track
+from lcde.training.callbacks import EpochLines, progress_bar
 
 
 @pytest.fixture(params=[True, False], ids=["watched", "log"])

@@ -1,34 +1,116 @@
-"""Weighted edges to labels by Infomap: a weak edge between two crowds does not join them, as it joins components."""
+"""Communities of a weighted graph by the map equation: a weak edge between two groups does not join them.
+
+References
+----------
+Rosvall, Axelsson, Bergstrom: The map equation. European Physical Journal Special Topics 178, 2009.
+"""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-import infomap
 import numpy as np
 
 from lcde.clustering.components import connected_labels
+from lcde.clustering.edges import distinct_pairs
+
+Search = Callable[[np.ndarray, np.ndarray, int, int, int], np.ndarray]  # distinct edges, …, seed, as of `communities`
 
 
-def communities(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int) -> np.ndarray:
-    """Communities of ``edges`` (M, 2) with ``weights`` (M,) over N faces (map equation, Rosvall et al. 2009).
+def communities(
+    edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int, search: Search | None = None
+) -> np.ndarray:
+    """Communities by the map equation.
 
-    Edges of weight 0 or less do not count, and one that is named from both ends counts once. The best of
-    ``num_trials`` runs does: one alone now and then merges two large identities. Returns labels (N,) int64 from 0.
+    Parameters
+    ----------
+    edges : (M, 2) int64
+        Undirected; an edge that comes twice counts once.
+    weights : (M,) float
+        Edges of weight 0 or less do not count.
+    num_faces : int
+        N
+    num_trials : int
+        Runs, of which the one of the smallest codelength counts.
+    seed : int
+        Of the first run; each further run takes the next one.
+    search : callable
+        `louvain`, which is the default, or `infomap`.
+
+    Returns
+    -------
+    (N,) int64
+        Communities numbered from 0, all of them connected.
     """
-    key = np.where(weights > 0, edges.min(axis=1) * num_faces + edges.max(axis=1), -1)
-    key, once = np.unique(key, return_index=True)
-    edges, weights = edges[once[key >= 0]], weights[once[key >= 0]]
+    edges, position = distinct_pairs(edges[weights > 0])
+    weights = weights[weights > 0][position].astype(np.float64)
     if not len(edges):
         return np.arange(num_faces)
+    modules = (search or louvain)(edges, weights, num_faces, num_trials, seed)
+    # Optimisers may put faces together that no edges connect.
+    return connected_labels(edges[np.equal(*modules[edges].T)], num_faces)
+
+
+def louvain(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int) -> np.ndarray:
+    """Modules (N,) by NetworKit's Louvain method for the map equation."""
+    import networkit as nk  # takes seconds
+
+    threads = nk.getMaxNumberOfThreads()
+    nk.setNumberOfThreads(1)  # several threads give other communities in every run
+    try:
+        ends = tuple(np.ascontiguousarray(edges.T))
+        graph = nk.GraphFromCoo((weights, ends), n=num_faces, weighted=True, directed=False)
+
+        def modules(run: int) -> np.ndarray:
+            nk.setSeed(seed + run, False)
+            method = nk.community.LouvainMapEquation(graph, True, 32, "none").run()
+            return np.array(method.getPartition().getVector())
+
+        return min(map(modules, range(num_trials)), key=lambda found: codelength(edges, weights, found))
+    finally:
+        nk.setNumberOfThreads(threads)
+
+
+def infomap(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int) -> np.ndarray:
+    """Modules (N,) by the package ``infomap`` (GPL-3.0-or-later)."""
+    import infomap
+
     network = infomap.Network()
     network.add_links(np.column_stack([edges, weights]))  # at once; those of a sparse matrix it adds one by one
-    result = infomap.run(network, two_level=True, num_trials=num_trials, seed=seed + 1)  # it counts seeds from 1
+    result = infomap.run(network, two_level=True, num_trials=num_trials, seed=seed + 1)  # its seeds start at 1
+    modules = np.empty(num_faces, dtype=np.int64)
     # Not result.modules(): its iterators are SWIG objects, which FAISS's SWIG types take over and crash.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "modules.clu"
         result.write_clu(path)
         faces, found = np.loadtxt(path, dtype=np.int64, usecols=(0, 1), unpack=True)
-    modules = np.empty(num_faces, dtype=np.int64)
     modules[faces] = found
-    # Infomap now and then puts faces into one module between which there are no edges.
-    return connected_labels(edges[np.equal(*modules[edges].T)], num_faces)
+    return modules
+
+
+def codelength(edges: np.ndarray, weights: np.ndarray, modules: np.ndarray) -> float:
+    """Bits per step of a random walk on an undirected graph that ``modules`` describe: the two-level map equation.
+
+    Parameters
+    ----------
+    edges : (M, 2) int64
+        Each edge once, none from a face to itself.
+    weights : (M,) float64
+        Positive.
+    modules : (N,) int64
+        Numbered from 0.
+    """
+    flow = weights / (2 * weights.sum())  # along each edge, in each direction
+    visits = np.bincount(edges.ravel(), np.repeat(flow, 2), len(modules))
+    ends = modules[edges]
+    leaving = np.not_equal(*ends.T)
+    num_modules = int(modules.max()) + 1
+    exits = np.bincount(ends[leaving].ravel(), np.repeat(flow[leaving], 2), num_modules)
+    inside = np.bincount(modules, visits, num_modules)
+    return _plogp(exits.sum(keepdims=True)) - 2 * _plogp(exits) - _plogp(visits) + _plogp(exits + inside)
+
+
+def _plogp(values: np.ndarray) -> float:
+    """Sum of p log2 p over the positive ``values``."""
+    positive = values[values > 0]
+    return float(positive @ np.log2(positive))

@@ -1,4 +1,4 @@
-"""Edges to labels."""
+"""Edges to labels, and noise."""
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -12,16 +12,8 @@ def connected_labels(edges: np.ndarray, num_faces: int) -> np.ndarray:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def noise_faces(
-    labels: np.ndarray, density: np.ndarray, min_cluster_size: int, density_threshold: float | None
-) -> np.ndarray:
-    """Faces (N,) bool in clusters smaller than ``min_cluster_size`` or of a density below ``density_threshold``."""
-    noise = np.bincount(labels)[labels] < min_cluster_size
-    return noise if density_threshold is None else noise | (density < density_threshold)
-
-
 def label_noise(labels: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """``labels`` (N,) with -1 for the ``noise`` (N,) bool and the others numbered anew from 0, as HDBSCAN has them."""
+    """``labels`` (N,) with -1 for the ``noise`` (N,) bool, as HDBSCAN has it, and the others renumbered from 0."""
     result = np.full(len(labels), -1, dtype=np.int64)
     result[~noise] = np.unique(labels[~noise], return_inverse=True)[1]
     return result

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from lcde.clustering.density import ROWS
-
-GATHERED = 128  # faces whose neighbours' features are gathered at a time: they stay in the cache
+from lcde.clustering import row_blocks
+from lcde.data.gallery import KNNGraph
 
 
 def official_similarity_threshold(similarities: np.ndarray) -> float:
@@ -12,66 +11,56 @@ def official_similarity_threshold(similarities: np.ndarray) -> float:
     return float(np.mean(similarities[:, 1:4])) if similarities.shape[1] > 1 else 1.0
 
 
-def edge_similarities(features: np.ndarray, indices: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Cosine similarities (N - first_row, K) float32 of the faces from ``first_row`` on to their neighbours.
+def edges_above(graph: KNNGraph, threshold: float, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (M, 2) int64 of similarity ``threshold`` or more, and their similarities (M,).
 
-    ``features`` (N, D) are unit; row 0 of ``indices`` (N - first_row, K) is that of face ``first_row``.
+    Row 0 of ``graph`` is that of face ``first_row``. An edge that occurs in the rows of both its ends comes twice.
     """
-    similarities = np.empty(indices.shape, dtype=np.float32)
-    for start in range(0, len(indices), GATHERED):
-        rows = slice(start, start + GATHERED)
-        faces = features[first_row + start : first_row + start + GATHERED]
-        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], faces)
-    return similarities
-
-
-def edges_above(
-    indices: np.ndarray, similarities: np.ndarray, threshold: float, first_row: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (M, 2) int64 of at least ``threshold`` and their similarities (M,), of a graph (n, K) of faces that are
-    numbered from ``first_row``; an edge that both its ends name comes twice."""
-    edges, found = [np.empty((0, 2), dtype=np.int64)], [similarities[:0, 0]]
-    for start in range(0, len(indices), ROWS):
-        rows = slice(start, start + ROWS)
-        above = similarities[rows] >= threshold
+    edges, found = [np.empty((0, 2), dtype=np.int64)], [graph.similarities[:0, 0]]
+    for rows in row_blocks(len(graph)):
+        indices, similarities = graph.indices[rows], graph.similarities[rows]
+        above = similarities >= threshold
         above[:, 0] = False
         place = np.flatnonzero(above)  # several times faster than nonzero of both axes
-        faces = place // indices.shape[1] + start + first_row
-        edges.append(np.stack([faces, indices[rows].ravel()[place]], axis=1))
-        found.append(similarities[rows].ravel()[place])
+        edges.append(np.stack([place // graph.k + rows.start + first_row, indices.ravel()[place]], axis=1))
+        found.append(similarities.ravel()[place])
     return np.concatenate(edges), np.concatenate(found)
 
 
 def select_edges(
-    indices: np.ndarray,
-    similarities: np.ndarray,
-    connectivity: np.ndarray,
-    density: np.ndarray,
-    similarity_threshold: float,
+    graph: KNNGraph, connectivity: np.ndarray, density: np.ndarray, similarity_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Density edges and similar edges of a kNN graph (paper, section 3.3).
 
-    ``indices`` (N, K) int32, ``similarities`` and symmetrised ``connectivity`` (N, K) float32, ``density`` (N,).
+    Parameters
+    ----------
+    graph : KNNGraph
+    connectivity : (N, K) float32
+        Symmetrised.
+    density : (N,) float64
+    similarity_threshold : float
 
     Returns
-    edges_density: (M, 2) int64, from each face to the neighbour with the largest s·c among the denser ones, ties to
-        the lowest position; a face without a denser neighbour of s·c > 0 has none.
-    edges_similar: (L, 2) int64, undirected, sorted and unique: all other edges to a denser neighbour with
-        s·c >= ``similarity_threshold``.
+    -------
+    edges_density : (M, 2) int64
+        From each face to the neighbour with the largest s·c among the denser ones, ties to the lowest position; a
+        face without a denser neighbour of s·c > 0 has none.
+    edges_similar : (L, 2) int64
+        All other edges to a denser neighbour with s·c >= ``similarity_threshold``; undirected, sorted and unique.
     """
     edges_density, keys = [], []
-    for start in range(0, len(indices), ROWS):
-        rows = slice(start, start + ROWS)
-        denser = density[indices[rows]] > density[rows, None]
-        weight = np.where(denser, similarities[rows].astype(np.float64) * connectivity[rows], 0)
+    for rows in row_blocks(len(graph)):
+        indices = graph.indices[rows]
+        denser = density[indices] > density[rows, None]
+        weight = np.where(denser, graph.similarities[rows].astype(np.float64) * connectivity[rows], 0)
         best = weight.argmax(axis=1)  # column 0, never denser than itself, where there is none
         joined = np.flatnonzero(best)
-        edges_density.append(np.stack([joined + start, indices[joined + start, best[joined]]], axis=1))
+        edges_density.append(np.stack([joined + rows.start, indices[joined, best[joined]]], axis=1))
         similar = denser & (weight >= similarity_threshold)
         similar[np.arange(len(best)), best] = False
         faces, columns = np.nonzero(similar)
-        others = indices[rows][faces, columns]
-        faces += start
+        others = indices[faces, columns]
+        faces += rows.start
         keys.append(np.minimum(faces, others) << 32 | np.maximum(faces, others))
     # A kNN edge leads to the denser end only, so no edge occurs in both directions and sorting leaves no repeats.
     key = np.sort(np.concatenate(keys))
@@ -79,11 +68,11 @@ def select_edges(
 
 
 def values_of_edges(values: np.ndarray, edges: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """What ``values`` (N, K) hold for each of the kNN edges ``edges`` (M, 2): (M,)."""
+    """Values (M,) of kNN edges ``edges`` (M, 2), taken from ``values`` (N, K) beside ``indices`` (N, K)."""
     result = np.empty(len(edges), dtype=values.dtype)
-    for start in range(0, len(edges), ROWS):
-        source, target = edges[start : start + ROWS].T
-        result[start : start + ROWS] = values[source, (indices[source] == target[:, None]).argmax(axis=1)]
+    for rows in row_blocks(len(edges)):
+        source, target = edges[rows].T
+        result[rows] = values[source, (indices[source] == target[:, None]).argmax(axis=1)]
     return result
 
 

@@ -1,4 +1,4 @@
-"""Which density edges join clusters: PCENet is asked only about those on which the answer hangs."""
+"""Which density edges join clusters: PCENet is asked only about edges that can still change the clusters."""
 
 from collections.abc import Callable
 
@@ -6,41 +6,41 @@ import numpy as np
 
 from lcde.clustering.components import connected_labels
 
-ROUNDS = 8  # more rounds ask about fewer edges, but each finds the components anew
+EdgeProbability = Callable[[np.ndarray], np.ndarray]  # edges (M, 2) to probabilities (M,) float32
+ROUNDS = 8  # more rounds ask about fewer edges, but each computes the components again
 
 
 def join_clusters(
-    edges_density: np.ndarray,
-    edges_similar: np.ndarray,
-    connectivity: np.ndarray,
-    certain: np.ndarray,
-    num_faces: int,
-    edge_probability: Callable[[np.ndarray], np.ndarray],
-    edge_threshold: float,
-    min_connectivity: float,
+    joined: np.ndarray, candidates: np.ndarray, num_faces: int, edge_probability: EdgeProbability, edge_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clusters from the similar edges and those density edges whose probability is above ``edge_threshold``.
+    """Connected components of ``joined`` and of the ``candidates`` whose probability is above ``edge_threshold``.
 
-    edges_density:     (M, 2) int64, with symmetrised ``connectivity`` (M,); edges_similar: (L, 2) int64
-    certain:           (M,) bool, density edges that join unasked
-    edge_probability:  edges (m, 2) → (m,) float32
-    min_connectivity:  density edges below it are dropped unasked
+    An edge whose ends are connected already is not asked about: labels are those of asking about all candidates.
 
-    Returns labels (N,) int64 and the probabilities (M,) float32 of the edges that were asked about, NaN for others.
-    An edge whose ends are connected already changes nothing: the strongest edges are asked about first, and those
-    that they make superfluous never. Without ``certain`` ones and ``min_connectivity`` labels are those of asking about
-    all.
+    Parameters
+    ----------
+    joined : (L, 2) int64
+        Edges that join in any case.
+    candidates : (M, 2) int64
+        In the order of asking, the most probable first.
+    num_faces : int
+        N
+    edge_probability : callable
+        Edges (m, 2) to probabilities (m,) float32.
+    edge_threshold : float
+
+    Returns
+    -------
+    labels : (N,) int64
+    probability : (M,) float32
+        Of the candidates, NaN where it was not asked for.
     """
-    probability = np.full(len(edges_density), np.nan, dtype=np.float32)
-    joining = [edges_similar, edges_density[certain]]
-    labels = connected_labels(np.concatenate(joining), num_faces)
-    candidates = np.flatnonzero((connectivity >= min_connectivity) & ~certain)
-    candidates = candidates[np.argsort(-connectivity[candidates], kind="stable")]
-    for positions in np.array_split(candidates, ROUNDS):
-        positions = positions[np.not_equal(*labels[edges_density[positions]].T)]
-        if not len(positions):
-            continue
-        probability[positions] = edge_probability(edges_density[positions])
-        joining.append(edges_density[positions[probability[positions] > edge_threshold]])
-        labels = connected_labels(np.concatenate(joining), num_faces)
+    probability = np.full(len(candidates), np.nan, dtype=np.float32)
+    labels = connected_labels(joined, num_faces)
+    for positions in np.array_split(np.arange(len(candidates)), ROUNDS):
+        positions = positions[np.not_equal(*labels[candidates[positions]].T)]
+        if len(positions):
+            probability[positions] = edge_probability(candidates[positions])
+            accepted = candidates[probability > edge_threshold]
+            labels = connected_labels(np.concatenate([joined, accepted]), num_faces)
     return labels, probability

@@ -1,66 +1,89 @@
-"""Features as a gallery's own clusters let them be seen: what differs between photographs of one person counts less."""
-
-from dataclasses import dataclass
+"""Features without what all faces share, and whitened within clusters (WCCN)."""
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-# Of the covariance within clusters; the rest is alike in all directions, for clusters hold what is alike already.
-SHARE = 0.2
-IDENTITIES = 100  # that many more, of mean zero, are in the mean face: that of a few people is their own
-ROWS = 16_384  # faces transformed at a time
+from lcde.clustering import row_blocks
+
+SHARE = 0.2  # of the within-cluster covariance; the rest is the unit matrix, for clusters hold similar faces only
+TINY = np.finfo(np.float32).tiny
 
 
-@dataclass(frozen=True)
-class Whitening:
-    """Within-class covariance normalisation (Hatch et al. 2006), with clusters as classes.
+def common_offset(features: np.ndarray, labels: np.ndarray, impostor_mean: float) -> np.ndarray:
+    """What all faces share: (D,) float32, to be subtracted.
 
-    mean:    (D,) float32, the mean face, in which all clusters weigh the same; blurred faces are drawn to it
-    matrix:  (D, D) float32, by which features without it are multiplied
+    If each face is the offset plus a part of its own, and these parts are orthogonal on average, then the mean
+    similarity of impostor pairs is the squared length of the offset. The direction of the offset is that of the mean of
+    the clusters' centroids; the length of that mean would be too large in a gallery of few identities.
+
+    Parameters
+    ----------
+    features : (N, D) float32
+        Unit length.
+    labels : (N,) int64
+        Clusters from 0, -1 for noise.
+    impostor_mean : float
+        Mean similarity of impostor pairs (`lcde.clustering.impostors`).
     """
+    sizes, centroids = _centroids(features, labels)
+    mean = centroids.sum(axis=0) / max(1, np.count_nonzero(sizes))
+    length = float(np.linalg.norm(mean))
+    return (mean * min(1.0, max(impostor_mean, 0.0) ** 0.5 / max(length, TINY))).astype(np.float32)
 
-    mean: np.ndarray
-    matrix: np.ndarray
 
-    @classmethod
-    def of(cls, features: np.ndarray, labels: np.ndarray) -> "Whitening":
-        """That of clusters ``labels`` (N,) int64 from 0, -1 for noise, of unit ``features`` (N, D) float32.
+def within_cluster_whitening(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Matrix (D, D) float32 by which centred features are multiplied, so that variation within clusters counts less.
 
-        In the covariance, a cluster of n faces weighs about as the square root of n.
-        """
-        numbers = labels + 1
-        sizes = np.bincount(numbers, minlength=1).astype(np.float32)
-        sizes[0] = 0  # noise is no cluster
-        share = np.where(sizes > 0, 1 / np.maximum(sizes, 1), 0)
-        centroids = cluster_sums(features, numbers)
-        mean = share @ centroids / (np.count_nonzero(sizes) + IDENTITIES)
-        centroids *= share[:, None]
-        weight = np.where(sizes > 1, np.sqrt(sizes) / np.maximum(sizes - 1, 1), 0)
-        matrix = np.eye(features.shape[1], dtype=np.float32)
-        covariance = np.zeros_like(matrix)
-        for start in range(0, len(features), ROWS):
-            own = numbers[start : start + ROWS]
-            deviations = features[start : start + ROWS] - centroids[own]
-            covariance += (weight[own, None] * deviations).T @ deviations
-        scale = np.trace(covariance) / len(covariance)
-        if scale > 0:
-            values, vectors = np.linalg.eigh(SHARE / scale * covariance + (1 - SHARE) * matrix)
-            matrix = vectors / np.sqrt(values) @ vectors.T
-        return cls(mean, matrix)
+    A cluster of n faces weighs about as the square root of n in the covariance. Without clusters of two or more
+    different faces it is the unit matrix.
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """``features`` (N, D) float32 as they are seen, unit but for a face at the mean, which becomes zero."""
-        seen = np.empty_like(features)
-        for start in range(0, len(features), ROWS):
-            rows = (features[start : start + ROWS] - self.mean) @ self.matrix
-            length = np.linalg.norm(rows, axis=1, keepdims=True)
-            seen[start : start + ROWS] = rows / np.maximum(length, np.finfo(np.float32).tiny)
-        return seen
+    Parameters
+    ----------
+    features : (N, D) float32
+    labels : (N,) int64
+        Clusters from 0, -1 for noise.
+
+    References
+    ----------
+    Hatch, Kajarekar, Stolcke: Within-class covariance normalization for SVM-based speaker recognition.
+    Interspeech 2006.
+    """
+    sizes, centroids = _centroids(features, labels)
+    weights = np.where(sizes > 1, np.sqrt(sizes) / np.maximum(sizes - 1, 1), 0)
+    unit = np.eye(features.shape[1], dtype=np.float32)
+    covariance = np.zeros_like(unit)
+    for rows in row_blocks(len(features)):
+        own = labels[rows] + 1
+        deviations = features[rows] - centroids[own]
+        covariance += (weights[own, None] * deviations).T @ deviations
+    scale = np.trace(covariance) / len(covariance)
+    if not scale > 0:
+        return unit
+    values, vectors = np.linalg.eigh(SHARE / scale * covariance + (1 - SHARE) * unit)
+    return vectors / np.sqrt(values) @ vectors.T
+
+
+def transform(features: np.ndarray, offset: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Subtract ``offset`` (D,) from ``features`` (N, D) float32, multiply by ``matrix`` (D, D), scale to unit length.
+
+    A face at the offset becomes zero.
+    """
+    result = np.empty_like(features)
+    for rows in row_blocks(len(features)):
+        moved = (features[rows] - offset) @ matrix
+        result[rows] = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), TINY)
+    return result
 
 
 def cluster_sums(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Sum (C, D) of the ``features`` (N, D) of each cluster of ``labels`` (N,) from 0; (1, D) where there is none."""
-    num_faces = len(labels)
-    ones = np.ones(num_faces, dtype=np.float32)
-    shape = labels.max(initial=0) + 1, num_faces
-    return csr_matrix((ones, (labels, np.arange(num_faces))), shape=shape) @ features
+    ones, shape = np.ones(len(labels), dtype=np.float32), (labels.max(initial=0) + 1, len(labels))
+    return csr_matrix((ones, (labels, np.arange(len(labels)))), shape=shape) @ features
+
+
+def _centroids(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes (C + 1,) and centroids (C + 1, D) of the C clusters; row 0 stands for noise and is zero."""
+    sizes = np.bincount(labels + 1, minlength=1).astype(np.float32)
+    sums = cluster_sums(features, labels + 1)
+    sizes[0], sums[0] = 0, 0
+    return sizes, sums / np.maximum(sizes, 1)[:, None]

@@ -1,1 +1,1 @@
-"""Files, kNN graphs, the synthetic benchmark, pair sampling and the Lightning data module."""
+"""Galleries, their files and kNN graphs, and the data sets that `dataset=` can name."""

@@ -1,156 +1,243 @@
-"""Which files make up a part, for each data set that `dataset=` can name."""
+"""The files that make up each data set that `dataset=` can name."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from lcde.data.formats import (
-    read_features,
-    read_image_list,
-    read_labels,
-    read_matrix,
-    require_feature_size,
-    require_file,
-    require_label_each,
-    require_npy_shape,
-)
-from lcde.data.knn import GraphFiles, build_knn, knn_graph, require_k, stored_graph
-from lcde.data.part import Part
+from lcde.data.formats import map_features, read_image_list, read_knn, read_labels, read_matrix, require_content
+from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.knn import CORRECT, GraphFiles, build_knn, knn_graph, own_graph, require_k, stored_graph
 from lcde.errors import InputError
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The galleries of a data set.
+
+    Attributes
+    ----------
+    train : Gallery, optional
+        The training part without its held-out identities; None where it was not asked for.
+    validation : Gallery, optional
+        Held-out identities; None where the data set has no labelled training part.
+    evaluation : sequence of Gallery
+        Evaluation parts; those of `FileDataset` are read when they are asked for, and only the last one is kept.
+    """
+
+    train: Gallery | None
+    validation: Gallery | None
+    evaluation: Sequence[Gallery]
+
+
 class Dataset(Protocol):
-    """What the data module and eval.py ask of a data set."""
+    """What training and evaluation ask of a data set.
+
+    Attributes
+    ----------
+    k : int
+        Neighbours, the face itself counted.
+    feature_dim : int
+        D.
+    """
 
     k: int
     feature_dim: int
 
     def has_train(self) -> bool:
-        """Whether the training part is there."""
+        """Whether there is a labelled training part."""
 
-    def load(self, train: bool) -> tuple[Part | None, Sequence[Part]]:
-        """The training part, None unless ``train``, and the evaluation parts, labelled if ``train``.
+    def load(self, train: bool) -> Parts:
+        """Read the galleries and their kNN graphs; missing graphs are built.
 
-        Raises `InputError` for anything missing or misfitting before the first kNN graph is built.
+        Parameters
+        ----------
+        train : bool
+            Whether the training part is needed; evaluation parts must then have labels.
+
+        Raises
+        ------
+        InputError
+            For anything that is missing or does not fit, before the first graph is built.
         """
 
 
-class PartsInTurn(Sequence[Part]):
-    """Parts that are read when they are asked for; the one read last is kept until another is wanted."""
+@dataclass(frozen=True)
+class _Source:
+    """A gallery before its features and graph are read; its labels and the size of its features have been checked.
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Part]) -> None:
-        self.names, self._read = names, read
-        self._last: Part | None = None
+    ``read`` takes the faces to read, (N,) bool, all by default; ``files`` tells where the graph of a name is stored.
+    """
+
+    name: str
+    labels: np.ndarray | None
+    num_faces: int
+    read: Callable[..., np.ndarray]
+    files: Callable[[str], GraphFiles]
+    graph_name: str
+    held_out: bool = False
+    graph: KNNGraph | None = None  # used instead of one in ``files``
+    images: Sequence[Path] | None = None
+
+    def split(self, share: float) -> tuple["_Source", "_Source"]:
+        """The gallery without its held-out identities, and these."""
+        assert self.labels is not None
+        held_out = held_out_faces(self.labels, share, self.name)
+        fit, validation = (
+            replace(
+                self,
+                labels=np.unique(self.labels[rows], return_inverse=True)[1],
+                num_faces=int(rows.sum()),
+                read=partial(self.read, rows),
+                graph_name=f"{self.name}_{side}_{share:g}",
+            )
+            for side, rows in (("fit", ~held_out), ("held_out", held_out))
+        )
+        return fit, replace(validation, name=f"{self.name}_held_out", held_out=True)
+
+
+class GalleriesInTurn(Sequence[Gallery]):
+    """Galleries that are read when they are asked for; the last one is kept until another is asked for."""
+
+    def __init__(self, read: Sequence[Callable[[], Gallery]]) -> None:
+        self._read = read
+        self._last: tuple[int, Gallery] | None = None
+        self._seconds: dict[int, float] = {}  # a graph that is built at the first reading is stored at the second
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._read)
 
-    def __getitem__(self, position: int) -> Part:
-        name = self.names[position]
-        if self._last is None or self._last.name != name:
-            self._last = None  # before reading: there may be no room for two
-            self._last = self._read(name)
-        return self._last
+    def __getitem__(self, position: int) -> Gallery:  # type: ignore[override]
+        position = range(len(self))[position]
+        if self._last is None or self._last[0] != position:
+            self._last = None  # before reading: there may not be enough memory for two
+            gallery = self._read[position]()
+            seconds = self._seconds.setdefault(position, gallery.knn_seconds)
+            self._last = position, replace(gallery, knn_seconds=seconds)
+        return self._last[1]
+
+
+class _StoredGraphs:
+    """Base class of data sets whose graphs are kept in files."""
+
+    k: int
+    val_share: float
+    graph_k: int | None
+
+    def _parts(
+        self, train: bool, fit: _Source | None, held_out: _Source | None, evaluation: Sequence[_Source]
+    ) -> Parts:
+        """Check everything, then build the missing graphs; without ``held_out``, identities of ``fit`` are held out."""
+        if fit is not None and held_out is None:
+            fit, held_out = fit.split(self.val_share)
+        if not train:
+            fit = None
+        needed = [source for source in (fit, held_out, *evaluation) if source is not None]
+        for source in needed:
+            if train or source.graph is None or self.k < source.num_faces:
+                suffix = " (held-out identities)" if source.held_out else ""
+                require_k(self.k, source.num_faces, f"{source.name}{suffix}")
+        galleries = GalleriesInTurn([partial(self._gallery, source) for source in evaluation])
+        if len(needed) == len(evaluation) == 1:
+            galleries[0]  # read once, as it can stay in memory
+        else:  # reading twice takes little time compared with clustering
+            for source in needed:
+                if source.graph is None:
+                    stored_graph(source.read(), self.k, source.files(source.graph_name))
+        first, validation = (None if source is None else self._gallery(source) for source in (fit, held_out))
+        return Parts(first, validation, galleries)
+
+    def _gallery(self, source: _Source) -> Gallery:
+        features, graph, seconds = source.read(), source.graph, 0.0
+        if graph is None:
+            files = source.files(source.graph_name)
+            graph, seconds = knn_graph(features, self.k, files, source.name, self.graph_k)
+        return Gallery(source.name, features, graph, source.labels, source.images, source.held_out, seconds)
 
 
 @dataclass
-class FileDataset(ABC):
-    """Parts kept in files: what all layouts share; each says where its files are and how features are stored.
+class FileDataset(_StoredGraphs):
+    """Base class of data sets with parts in files; subclasses say where the files are, ``{name}`` being the part's.
 
-    root:         folder of the data set
-    k:            neighbours, the face itself counted
-    feature_dim:  width of the embeddings
-    train_part:   name of the part to train on, None where the data set has none
-    parts:        what names the evaluation parts
-    graph_k:      K of the kNN graph that is built where none is stored, where that is more than ``k``
+    Parameters
+    ----------
+    root : str
+        Folder of the data set.
+    k : int
+        Neighbours, the face itself counted.
+    feature_dim : int
+        D.
+    train_part : str, optional
+        Name of the training part, None where there is none.
+    parts : sequence of int or str
+        Evaluation parts.
+    val_share : float
+        Share of the training part's identities that are held out, drawn with a fixed seed; between 0 and 1.
+    graph_k : int, optional
+        K of graphs that are built, where that is more than ``k``: they serve every smaller K.
     """
+
+    features_file: ClassVar[str]
+    labels_file: ClassVar[str]
+    graph_file: ClassVar[str]
+    graph_layout: ClassVar[str]
+    numbered_part: ClassVar[str] = "{}"
 
     root: str
     k: int
     feature_dim: int
     train_part: str | None
     parts: Sequence[int | str]
+    val_share: float = 0.1
     graph_k: int | None = None
 
     def has_train(self) -> bool:
-        return self.train_part is not None and self._features(self.train_part).is_file()
+        """Whether features and labels of the training part are there."""
+        part, files = self.train_part, (self.features_file, self.labels_file)
+        return part is not None and all(self._path(file, part).is_file() for file in files)
 
-    def load(self, train: bool) -> tuple[Part | None, PartsInTurn]:
+    def load(self, train: bool) -> Parts:
+        """Read the galleries; see `Dataset`."""
         if train and self.train_part is None:
             raise InputError(f"{type(self).__name__} has no training part; train on another dataset=….")
-        names = [self.train_part] if train else []
-        names += [self._name(part) for part in self.parts]
-        labels = {name: self._checked_labels(name) for name in names}  # cheap checks of all parts come first
-        building: dict[str, float] = {}  # a graph that is built at the first reading is a file at the second
+        fit = self._source(str(self.train_part)) if train or self.has_train() else None
+        names = [self.numbered_part.format(part) if isinstance(part, int) else part for part in self.parts]
+        return self._parts(train, fit, None, [self._source(name) for name in names])
 
-        def read(name: str) -> Part:
-            features = self._read_features(name, len(labels[name]))
-            indices, similarities, seconds = knn_graph(features, self.k, self._graph(name), name, self.graph_k)
-            return Part(name, features, indices, similarities, labels[name], building.setdefault(name, seconds))
+    def _path(self, file: str, name: str) -> Path:
+        return Path(self.root) / file.replace("{name}", name)
 
-        parts = PartsInTurn(names, read)
-        if len(names) == 1:
-            parts[0]  # it can stay in memory
-        else:  # a second reading costs little beside what comes after it
-            for name in names:
-                stored_graph(self._read_features(name, len(labels[name])), self.k, self._graph(name))
-        return (parts[0], PartsInTurn(names[1:], read)) if train else (None, parts)
+    def _graph(self, name: str) -> GraphFiles:
+        path = self._path(self.graph_file, name)
+        return GraphFiles(path.parent, path.name, self.graph_layout)
 
-    def _name(self, part: int | str) -> str:
-        return str(part)
-
-    @abstractmethod
-    def _features(self, name: str) -> Path: ...
-
-    @abstractmethod
-    def _labels(self, name: str) -> Path: ...
-
-    @abstractmethod
-    def _graph(self, name: str) -> GraphFiles: ...
-
-    def _require_size(self, name: str, num_faces: int) -> None:
-        require_feature_size(self._features(name), num_faces, self.feature_dim)
-
-    def _read_features(self, name: str, num_faces: int) -> np.ndarray:
-        return read_features(self._features(name), num_faces, self.feature_dim)
-
-    def _checked_labels(self, name: str) -> np.ndarray:
-        """Identities (N,) int64 of a part whose features file has the size and K that they ask for."""
-        require_file(self._features(name), "features")
-        labels = read_labels(require_file(self._labels(name), "labels"))
-        self._require_size(name, len(labels))
-        require_k(self.k, len(labels), name)
-        return labels
+    def _source(self, name: str) -> _Source:
+        path = require_content(self._path(self.features_file, name), "features")
+        labels = read_labels(self._path(self.labels_file, name))
+        map_features(path, self.feature_dim, len(labels))
+        read = partial(read_matrix, path, self.feature_dim, len(labels))
+        return _Source(name, labels, len(labels), read, self._graph, name)
 
 
 class MS1M(FileDataset):
     """``features/<part>.bin``, ``labels/<part>.meta`` and ``knns/<part>/faiss_k_<K>.npz`` under ``root``.
 
-    ``parts`` holds numbers (1 means "part1_test") or whole part names.
+    ``parts`` holds numbers (1 means "part1_test") or whole part names. The graphs of the two sides of the training part
+    are stored in ``knns/<part>_fit_<val_share>/`` and ``knns/<part>_held_out_<val_share>/``.
     """
 
-    def _name(self, part: int | str) -> str:
-        return f"part{part}_test" if isinstance(part, int) else part
-
-    def _features(self, name: str) -> Path:
-        return Path(self.root) / "features" / f"{name}.bin"
-
-    def _labels(self, name: str) -> Path:
-        return Path(self.root) / "labels" / f"{name}.meta"
-
-    def _graph(self, name: str) -> GraphFiles:
-        return GraphFiles(Path(self.root) / "knns" / name, "faiss_k_{k}.npz", "data")
+    features_file, labels_file = "features/{name}.bin", "labels/{name}.meta"
+    graph_file, graph_layout = "knns/{name}/faiss_k_{k}.npz", "data"
+    numbered_part = "part{}_test"
 
 
 class DeepFashion(MS1M):
     """As MS1M, with ``knns/<part>/deepfashion_k<K>.npz`` of ``knns`` and ``dists``; ``parts`` holds part names."""
 
-    def _graph(self, name: str) -> GraphFiles:
-        return GraphFiles(Path(self.root) / "knns" / name, "deepfashion_k{k}.npz", "knns")
+    graph_file, graph_layout = "knns/{name}/deepfashion_k{k}.npz", "knns"
 
 
 class IJBB(FileDataset):
@@ -159,110 +246,137 @@ class IJBB(FileDataset):
     ``parts`` holds the numbers of identities that name the subsets: 512, 1024, 1845.
     """
 
-    def _features(self, name: str) -> Path:
-        return Path(self.root) / f"{name}.fea.npy"
-
-    def _labels(self, name: str) -> Path:
-        return Path(self.root) / f"{name}.labels.npy"
-
-    def _graph(self, name: str) -> GraphFiles:
-        return GraphFiles(Path(self.root), f"knn.graph.{name}.bf.npy", "npy")
-
-    def _require_size(self, name: str, num_faces: int) -> None:
-        require_npy_shape(self._features(name), num_faces, self.feature_dim)
-
-    def _read_features(self, name: str, num_faces: int) -> np.ndarray:
-        return read_matrix(self._features(name), self.feature_dim)
+    features_file, labels_file = "{name}.fea.npy", "{name}.labels.npy"
+    graph_file, graph_layout = "knn.graph.{name}.bf.npy", "npy"
 
 
 @dataclass
-class Custom:
-    """Embeddings of one's own: ``features`` (.npy, .npz, .pt, .bin), optionally with ``labels`` (.npy, or one a line).
+class Custom(_StoredGraphs):
+    """Embeddings in files of one's own; `lcde.data.formats` says which are read.
 
-    To train, name ``train_features`` and ``train_labels``; to validate on, ``val_features`` and ``val_labels``, or
-    ``features`` and ``labels``; without either, ``val_share`` of the training identities are held out.
-    ``feature_dim`` may be None but for .bin files, which do not tell it. Graphs are kept in ``<features>_knns/``.
-    To cluster, ``k`` may exceed the faces: all of them are neighbours then.
-    ``images`` lists the image file of each of ``features``, one a line, for the report. ``graph_k`` is as above.
+    Graphs are stored in ``<features>_knns/`` beside the features.
+
+    Parameters
+    ----------
+    k : int
+        Neighbours, the face itself counted; of fewer faces to cluster, all are neighbours.
+    feature_dim : int, optional
+        D; taken from the file by default, but ``.bin`` files need it.
+    features, labels : str, optional
+        Embeddings to cluster, and their identities, for scores.
+    train_features, train_labels : str, optional
+        Embeddings to train on.
+    val_features, val_labels : str, optional
+        Held-out identities to choose checkpoints and thresholds on.
+    val_share : float
+        Without ``val_features``, the share of the training identities that are held out, drawn with a fixed seed;
+        between 0 and 1.
+    images : str, optional
+        Text file with the image file of each of ``features``, one a line, for the report.
+    graph : str, optional
+        kNN graph of ``features`` (`lcde.data.formats.read_knn`), used instead of building one.
+    graph_k : int, optional
+        K of graphs that are built, where that is more than ``k``: they serve every smaller K.
     """
 
     k: int
-    feature_dim: int | None
-    features: str | None
-    labels: str | None
-    train_features: str | None
-    train_labels: str | None
-    val_features: str | None
-    val_labels: str | None
-    val_share: float
-    images: str | None
+    feature_dim: int | None = None
+    features: str | None = None
+    labels: str | None = None
+    train_features: str | None = None
+    train_labels: str | None = None
+    val_features: str | None = None
+    val_labels: str | None = None
+    val_share: float = 0.2
+    images: str | None = None
+    graph: str | None = None
     graph_k: int | None = None
+    _read_already: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._read_already: dict[Path, np.ndarray] = {}
-        first = self.features or self.train_features
-        if self.feature_dim is None and first is not None:
-            path = require_file(Path(first), "features")
-            self._read_already[path] = read_matrix(path, None)
-            self.feature_dim = self._read_already[path].shape[1]
+        for key in ("features", "train_features"):
+            if self.feature_dim is None and getattr(self, key) is not None:
+                path = require_content(Path(getattr(self, key)), f"dataset.{key}")
+                self._read_already[path] = read_matrix(path, None)
+                self.feature_dim = self._read_already[path].shape[1]
 
     def has_train(self) -> bool:
-        return self.train_features is not None
+        """Whether ``train_features`` and ``train_labels`` are given."""
+        return self.train_features is not None and self.train_labels is not None
 
-    def load(self, train: bool) -> tuple[Part | None, list[Part]]:
-        if not train or self.features is not None:
-            evaluation = [self._read("", self.features, self.labels, need_labels=train)]
-        elif self.val_features is not None:
-            evaluation = [self._read("val_", self.val_features, self.val_labels, need_labels=True)]
-        else:
-            evaluation = []
-        if not train:
-            path, features, labels = evaluation[0]
-            if self.k < len(features):
-                part = self._part("custom", path, features, labels)
-            else:  # all are neighbours; networks, whose K is fixed, are refused by eval.py
-                part = Part("custom", features, *build_knn(features, len(features)), labels)
-            if self.images is not None:
-                part = replace(part, images=read_image_list(self.images, len(part)))
-            return None, [part]
-        path, features, labels = self._read("train_", self.train_features, self.train_labels, need_labels=True)
-        if evaluation:
-            return self._part("train", path, features, labels), [self._part("val", *evaluation[0])]
-        held_out = held_out_faces(labels, self.val_share)
-        train_part, val_part = (
-            self._part(name, path, features[rows], np.unique(labels[rows], return_inverse=True)[1])
-            for name, rows in (("train", ~held_out), ("val", held_out))
-        )
-        return train_part, [val_part]
+    def load(self, train: bool) -> Parts:
+        """Read the galleries; see `Dataset`."""
+        files = "features", "labels", "train_features", "train_labels", "val_features", "val_labels", "graph", "images"
+        for key in files:
+            if (file := getattr(self, key)) is not None:
+                require_content(Path(file), f"dataset.{key}")
+        fit = held_out = None
+        if self.val_features is not None:
+            held_out = replace(self._source("val_", "val", need_labels=True), held_out=True)
+        if train or self.has_train():
+            fit = self._source("train_", "train", need_labels=True)
+        evaluation = [self._evaluation_source(train)] if not train or self.features is not None else []
+        return self._parts(train, fit, held_out, evaluation)
 
     def faces(self) -> tuple[np.ndarray, np.ndarray | None]:
         """``features`` (N, D) and, if given, ``labels`` (N,), without a kNN graph."""
-        return self._read("", self.features, self.labels, need_labels=False)[1:]
+        source = self._source("", "custom", need_labels=False)
+        return source.read(), source.labels
 
-    def _part(self, name: str, path: Path, features: np.ndarray, labels: np.ndarray | None) -> Part:
-        require_k(self.k, len(features), f"{path} ({name})")
-        files = GraphFiles(path.with_name(f"{path.stem}_knns") / name, "faiss_k_{k}.npz", "data")
-        indices, similarities, seconds = knn_graph(features, self.k, files, str(path), self.graph_k)
-        return Part(name, features, indices, similarities, labels, seconds)
-
-    def _read(
-        self, prefix: str, features_file: str | None, labels_file: str | None, need_labels: bool
-    ) -> tuple[Path, np.ndarray, np.ndarray | None]:
+    def _source(self, prefix: str, name: str, need_labels: bool) -> _Source:
+        """The embeddings, and the labels if given, that the keys with ``prefix`` name."""
+        features_file, labels_file = getattr(self, f"{prefix}features"), getattr(self, f"{prefix}labels")
         for kind, value in (("features", features_file), ("labels", labels_file)):
             if value is None and (kind == "features" or need_labels):
                 raise InputError(f"dataset.{prefix}{kind} is not given; name the file that holds them.")
-        path = require_file(Path(features_file), "features")
-        labels = None if labels_file is None else read_labels(require_file(Path(labels_file), "labels"))
-        features = self._read_already.pop(path, None)
-        if features is None:
-            features = read_matrix(path, self.feature_dim)
-        if labels is not None:
-            require_label_each(features, path, labels, labels_file)
-        return path, features, labels
+        path = Path(features_file)
+        features = self._read_already.pop(path) if path in self._read_already else read_matrix(path, self.feature_dim)
+        labels = None if labels_file is None else read_labels(Path(labels_file), len(features))
+        return _Source(name, labels, len(features), lambda rows=...: features[rows], partial(_beside, path), name)
+
+    def _evaluation_source(self, train: bool) -> _Source:
+        source = self._source("", "custom", need_labels=train)
+        features, graph, images = source.read(), None, None
+        if self.graph is not None:
+            stored = read_knn(Path(self.graph), CORRECT)
+            graph = own_graph(stored.indices, stored.similarities, features, self.k, self.graph)
+        elif len(features) <= self.k:  # all are neighbours; trained models, whose K is fixed, need more faces
+            graph = build_knn(features, len(features))
+        if self.images is not None:
+            images = read_image_list(Path(self.images), len(features))
+        return replace(source, graph=graph, images=images)
 
 
-def held_out_faces(labels: np.ndarray, share: float) -> np.ndarray:
-    """Faces (N,) bool of a random ``share`` of the identities ``labels`` (N,), the same ones every time."""
+def _beside(features_file: Path, name: str) -> GraphFiles:
+    return GraphFiles(features_file.with_name(f"{features_file.stem}_knns") / name, "faiss_k_{k}.npz", "data")
+
+
+def held_out_faces(labels: np.ndarray, share: float, source: str) -> np.ndarray:
+    """Draw held-out identities at random, the same ones every time.
+
+    Parameters
+    ----------
+    labels : (N,) int64
+        Identities.
+    share : float
+        Share of the identities to draw, between 0 and 1; at least one is drawn and at least one is not.
+    source : str
+        What the labels are called in a message.
+
+    Returns
+    -------
+    (N,) bool
+        Whether a face is of a drawn identity.
+
+    Raises
+    ------
+    InputError
+        On another share, and where there is one identity only.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"dataset.val_share={share} must lie between 0 and 1: the share of identities to hold out.")
     identities = np.unique(labels)
-    chosen = np.random.default_rng(0).permutation(identities)[: max(1, round(share * len(identities)))]
-    return np.isin(labels, chosen)
+    if len(identities) < 2:
+        raise InputError(f"{source} has {len(identities)} identity; training needs two or more, to hold one out.")
+    count = min(max(1, round(share * len(identities))), len(identities) - 1)
+    return np.isin(labels, np.random.default_rng(0).permutation(identities)[:count])

@@ -1,140 +1,212 @@
-"""Read and write the files of the published layouts: features, labels and kNN graphs.
+"""Read and write features, labels and kNN graphs: the published layouts, and the files that users bring.
 
 Shape letters used everywhere: N faces, D feature dimension, K neighbours counting the face itself.
 """
 
-import os
 import pickle
-import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 
+from lcde.data.gallery import KNNGraph
 from lcde.errors import InputError
+from lcde.files import UNREADABLE, require_file, write_atomically
 
+ROWS_PER_CHUNK = 4_096  # read, written or measured at a time: millions of faces leave no room for a second copy
 REBUILD = "delete it to have it built again."
-# What NumPy raises on damaged or foreign .npy and .npz files, and a lookup in what it read of them.
-UNREADABLE = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-ROWS = 4_096  # read, written or measured at a time: millions of faces leave no room for a second copy of them
 
 
-def require_file(path: Path, what: str) -> Path:
-    """Return ``path``; raise `InputError` if no file is there."""
-    if not path.is_file():
-        raise InputError(f"{what} not found: {path} does not exist; check dataset.root and the part's name.")
+class ArrayKind(NamedTuple):
+    """What an array of a file must be.
+
+    Attributes
+    ----------
+    rule : str
+        For messages.
+    ndim : int
+    dtypes : str
+        Kinds of NumPy dtypes.
+    names : tuple of str
+        Names in an ``.npz`` archive that decide where several of its arrays would do.
+    """
+
+    rule: str
+    ndim: int
+    dtypes: str
+    names: tuple[str, ...]
+
+
+FEATURE_NAMES = ("features", "embeddings", "embedding", "X", "trainX", "X_train", "arr_0")
+LABEL_NAMES = ("labels", "label", "names", "y", "trainY", "y_train", "arr_1")
+FEATURES = ArrayKind("features must be a matrix of numbers (N, D)", 2, "biuf", FEATURE_NAMES)
+LABELS = ArrayKind("labels must be integers or names, one a face (N,)", 1, "biufUS", LABEL_NAMES)
+
+
+class StoredGraph(NamedTuple):
+    """A kNN file as it is: columns in any order, values not yet checked against the features.
+
+    Attributes
+    ----------
+    indices : (N, K) int32
+    similarities : (N, K) float32, optional
+        None where the file holds indices alone.
+    fingerprint : str
+        Of the features that the graph was built from, empty in files of other programs.
+    """
+
+    indices: np.ndarray
+    similarities: np.ndarray | None
+    fingerprint: str = ""
+
+
+def require_content(path: Path, what: str) -> Path:
+    """Return ``path``; raise `InputError` where it is missing, empty or a pointer of git-lfs."""
+    require_file(path, what)
+    with open(path, "rb") as file:
+        start = file.read(len(b"version https://git-lfs"))
+    if not start:
+        raise InputError(f"{path} is empty (0 bytes); copy or create it again.")
+    if start == b"version https://git-lfs":
+        raise InputError(f"{path} is a pointer of git-lfs, not the file itself; fetch it with `git lfs pull`.")
     return path
 
 
-def require_free(*paths: Path) -> None:
-    """Raise `InputError` if there is a file already where one of ``paths`` is to be written."""
-    for path in paths:
-        if path.exists():
-            raise InputError(f"{path} exists already; name another one.")
+def map_features(path: Path, feature_dim: int | None, num_faces: int | None = None) -> np.ndarray:
+    """Open a file of features without reading the values of ``.npy`` and ``.bin`` files.
 
+    Parameters
+    ----------
+    path : Path
+        ``.npy`` or ``.bin`` file (float32), which are mapped into memory; ``.npz`` or ``.pt`` file, which are read. Of
+        an ``.npz`` archive, the only matrix of numbers is taken; where there are several, the only one that has one of
+        the names `FEATURE_NAMES`.
+    feature_dim : int, optional
+        D, checked where given; a ``.bin`` file needs it.
+    num_faces : int, optional
+        N, checked where given.
 
-def require_feature_size(path: Path, num_faces: int, feature_dim: int) -> None:
-    """Raise `InputError` unless the ``.bin`` file holds ``num_faces`` × ``feature_dim`` float32 values."""
-    size, expected = path.stat().st_size, num_faces * feature_dim * 4
-    if size != expected:
-        hint = f"{size / 4 / num_faces:g}" if num_faces else "unknown"
-        raise InputError(
-            f"{path} holds {size} bytes, but {num_faces} labels × dataset.feature_dim={feature_dim} need {expected}; "
-            f"the file's own width would be {hint}."
-        )
+    Returns
+    -------
+    (N, D) of any numbers
 
-
-def read_features(path: Path, num_faces: int, feature_dim: int) -> np.ndarray:
-    """Read a raw float32 ``.bin`` file as (N, D) features with unit L2 norm.
-
-    Raises `InputError` on a wrong size, and on rows that hold NaN, infinity or only zeros.
+    Raises
+    ------
+    InputError
+        On other content and other sizes.
     """
-    require_feature_size(path, num_faces, feature_dim)
-    return normalise(np.fromfile(path, dtype=np.float32).reshape(num_faces, feature_dim), str(path))
-
-
-def require_npy_shape(path: Path, num_faces: int, feature_dim: int) -> None:
-    """Raise `InputError` unless the ``.npy`` file holds a (N, D) matrix of that size; reads its header only."""
-    shape = npy_shape(path)
-    if shape != (num_faces, feature_dim):
-        raise InputError(
-            f"{path} has shape {shape}, expected {num_faces} labelled faces × dataset.feature_dim={feature_dim}."
-        )
-
-
-def npy_shape(path: Path) -> tuple[int, ...]:
-    """Shape of an ``.npy`` array, from its header alone; raises `InputError`."""
-    return _load_npy(path, mmap_mode="r").shape
-
-
-def read_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
-    """Read an ``.npy``, ``.npz``, ``.pt`` or ``.bin`` matrix of numbers as (N, D) float32 features with unit L2 norm.
-
-    ``feature_dim`` D is checked where given; a ``.bin`` file needs it. An ``.npz`` archive holds one array, or several
-    of which one is "features". Raises `InputError` on other content and on rows that hold NaN, infinity or only zeros.
-    """
-    values = _load_matrix(path, feature_dim)
-    if values.ndim != 2 or values.dtype.kind not in "iufb" or not values.size:
-        raise InputError(
-            f"{path} holds {values.dtype} of shape {values.shape}; features must be numbers of shape (N, D)."
-        )
-    if feature_dim is not None and values.shape[1] != feature_dim:
-        raise InputError(f"{path} has shape {values.shape}, but dataset.feature_dim={feature_dim}.")
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which is refused
-        return normalise(np.require(values, np.float32, "CWE"), str(path))  # copied only where it has to be
-
-
-def _load_matrix(path: Path, feature_dim: int | None) -> np.ndarray:
-    if path.suffix == ".npy":
-        return _load_npy(path, mmap_mode="r")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path) as archive:
-                names = archive.files
-                if len(names) != 1 and "features" not in names:
-                    raise InputError(f"{path} holds the arrays {names}; name one of them features.")
-                return archive[names[0] if len(names) == 1 else "features"]
-        if path.suffix == ".pt":
+    with readable(path, "features"):
+        if path.suffix in (".npy", ".npz"):
+            values = _load_array(path, FEATURES, None)
+        elif path.suffix == ".pt":
             import torch  # only for torch's own files; the layouts need numpy alone
 
             tensor = torch.load(path, map_location="cpu", weights_only=True)
-            return tensor.detach().float().numpy() if isinstance(tensor, torch.Tensor) else np.array(None)
-        if path.suffix == ".bin":
-            if feature_dim is None:
-                raise InputError(f"{path} does not tell the width of its rows; give dataset.feature_dim.")
-            values = np.fromfile(path, dtype=np.float32)
-            if len(values) % feature_dim:
-                raise InputError(
-                    f"{path} holds {len(values)} numbers, which dataset.feature_dim={feature_dim} does not divide."
-                )
-            return values.reshape(-1, feature_dim)
+            values = tensor.detach().float().numpy() if isinstance(tensor, torch.Tensor) else np.array(None)
+        elif path.suffix == ".bin":
+            values = _map_bin(path, feature_dim, num_faces)
+        else:
+            raise InputError(
+                f"{path} has the ending {path.suffix!r}; features are read from .npy, .npz, .pt and .bin files."
+            )
+        _require(values, FEATURES, path)
+    expected = num_faces or len(values), feature_dim or values.shape[1]
+    if values.shape != expected:
+        raise InputError(
+            f"{path} has shape {values.shape}, expected {expected[0]} faces × dataset.feature_dim={expected[1]}."
+        )
+    return values
+
+
+def _map_bin(path: Path, feature_dim: int | None, num_faces: int | None) -> np.ndarray:
+    if feature_dim is None:
+        raise InputError(f"{path} does not tell the width of its rows; give dataset.feature_dim.")
+    size, row = path.stat().st_size, 4 * feature_dim
+    rows = size // row if num_faces is None else num_faces
+    if size != rows * row:
+        raise InputError(
+            f"{path} holds {size} bytes, but {rows} faces × dataset.feature_dim={feature_dim} need {rows * row}; "
+            f"the file's own width would be {size / 4 / max(rows, 1):g}."
+        )
+    return np.memmap(path, np.float32, "r", shape=(rows, feature_dim))
+
+
+def read_matrix(
+    path: Path, feature_dim: int | None, num_faces: int | None = None, rows: np.ndarray | slice = slice(None)
+) -> np.ndarray:
+    """Read features; parameters as of `map_features`.
+
+    Parameters
+    ----------
+    rows : (N,) bool or slice
+        Faces to read.
+
+    Returns
+    -------
+    (N, D) or (number of ``rows``, D) float32
+        Unit L2 norm.
+
+    Raises
+    ------
+    InputError
+        As `map_features`, and on rows that hold NaN, infinity or only zeros.
+    """
+    values = map_features(path, feature_dim, num_faces)[rows]
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which is refused
+        return normalise(np.require(values, np.float32, ["C", "W", "E"]), str(path))  # copied only where it has to be
+
+
+def _require(values: np.ndarray, kind: ArrayKind, path: Path) -> None:
+    if values.ndim != kind.ndim or values.dtype.kind not in kind.dtypes or not values.size:
+        raise InputError(f"{path} holds {values.dtype} of shape {values.shape}; {kind.rule}.")
+
+
+def _load_array(path: Path, kind: ArrayKind, num_faces: int | None) -> np.ndarray:
+    """The array of an ``.npy`` file, or the only one of an ``.npz`` archive that is of this ``kind`` and length."""
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    with np.load(path, allow_pickle=False) as archive:
+        fitting, held = [], []
+        for name in archive.files:
+            with archive.zip.open(f"{name}.npy") as member:
+                shape, _, dtype = _read_header(member)
+            held.append(f"{name} ({dtype}, shape {shape})")
+            if len(shape) == kind.ndim and dtype.kind in kind.dtypes and num_faces in (None, shape[0]):
+                fitting.append(name)
+        for found in (fitting, [name for name in fitting if name in kind.names]):
+            if len(found) == 1:
+                return archive[found[0]]
+    raise InputError(
+        f"{path} holds {', '.join(held) or 'no array'}; {kind.rule}, the only ones or named one of "
+        f"{', '.join(kind.names)}."
+    )
+
+
+@contextmanager
+def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
+    """Turn what NumPy and torch raise on a damaged or foreign file into an `InputError` that names ``path``."""
+    require_content(path, what)
+    try:
+        yield
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
-    raise InputError(f"{path} has the ending {path.suffix!r}; features are read from .npy, .npz, .pt and .bin files.")
+    except (*UNREADABLE, RuntimeError, pickle.UnpicklingError) as error:
+        if not remedy and "object" in str(error).lower():
+            remedy = "; save it as numbers or text, as array.astype(str) makes it"
+        raise InputError(f"{path} cannot be read as {what}: {str(error).rstrip('.')}{remedy}.") from None
 
 
 def normalise(features: np.ndarray, source: str) -> np.ndarray:
     """L2-normalise float32 ``features`` (N, D) in place and return them; ``source`` names them in an `InputError`."""
     norms = np.empty(len(features), dtype=np.float32)
     with np.errstate(over="ignore"):
-        for start in range(0, len(features), ROWS):
-            norms[start : start + ROWS] = np.linalg.norm(features[start : start + ROWS], axis=1)
+        for start in range(0, len(features), ROWS_PER_CHUNK):
+            rows = slice(start, start + ROWS_PER_CHUNK)
+            norms[rows] = np.linalg.norm(features[rows], axis=1)
     extreme = ~((norms > 1e-15) & (norms < np.inf))  # their squares may be beyond float32
     norms[extreme] = np.linalg.norm(features[extreme].astype(np.float64), axis=1)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
@@ -147,142 +219,165 @@ def normalise(features: np.ndarray, source: str) -> np.ndarray:
     return features
 
 
-def read_labels(path: Path) -> np.ndarray:
-    """Read labels, one integer a line or an ``.npy`` vector of integers.
+def read_labels(path: Path, num_faces: int | None = None) -> np.ndarray:
+    """Read the identity of each face: integers or names.
 
-    Returns (N,) int64 identities numbered from 0 in ascending order of label; raises `InputError`.
+    Parameters
+    ----------
+    path : Path
+        ``.npy`` vector, ``.npz`` archive, or text (UTF-8) with one label a line. Of an archive, the only vector of
+        labels with ``num_faces`` entries is read; of several, the only one that has one of the names `LABEL_NAMES`.
+    num_faces : int, optional
+        N, checked where given.
+
+    Returns
+    -------
+    (N,) int64
+        Identities numbered from 0 in ascending order of label: by value where all labels are integers, by name
+        otherwise.
+
+    Raises
+    ------
+    InputError
+        On other content, NaN, numbers that are not whole, and unless there are ``num_faces`` labels.
     """
-    if path.suffix == ".npy":
-        values = _load_npy(path)
-        if values.ndim != 1 or not (values.dtype.kind in "iu" or np.array_equal(values, np.round(values))):
-            raise InputError(
-                f"{path} holds {values.dtype} of shape {values.shape}; labels must be integers of shape (N,)."
-            )
-    else:
-        try:
-            values = np.array(path.read_text().split(), dtype=np.int64)
-        except (ValueError, OverflowError) as error:
-            raise InputError(f"{path} must hold one integer label a line: {error}.") from None
-    if not len(values):
-        raise InputError(f"{path} is empty; it must hold one integer label a line.")
+    with readable(path, "labels"):
+        if path.suffix in (".npy", ".npz"):
+            values = _load_array(path, LABELS, num_faces)
+        else:
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            values = _numbers([line for line in map(str.strip, lines) if line])
+        _require(values, LABELS, path)
+        if values.dtype.kind == "S":
+            values = np.char.decode(values, "utf-8")
+        if values.dtype.kind == "U":
+            values = _numbers(values.tolist())
+    if num_faces not in (None, len(values)):
+        raise InputError(f"{path} holds {len(values)} labels, but there are {num_faces} faces; give one label a face.")
+    if values.dtype.kind == "f" and not (whole := np.isfinite(values) & (values == np.round(values))).all():
+        bad = np.flatnonzero(~whole)[0]
+        raise InputError(f"{path} holds the label {values[bad]} (row {bad}); labels must be integers or names.")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
-def require_label_each(features: np.ndarray, source: Path, labels: np.ndarray, labels_source: str | Path) -> None:
-    """Raise `InputError` unless there are as many ``labels`` as ``features`` have rows."""
-    if len(features) != len(labels):
-        raise InputError(f"{source} holds {len(features)} faces, but {labels_source} {len(labels)} labels.")
+def _numbers(texts: list[str]) -> np.ndarray:
+    """Texts as int64 or float64 where all are numbers that these types hold exactly, else their ranks by name."""
+    if not any("_" in text for text in texts):  # Python takes 1_2 for 12
+        with suppress(ValueError, OverflowError):
+            return np.array(texts, dtype=np.int64)
+        with suppress(ValueError):
+            values = np.array(texts, dtype=np.float64)
+            if not (np.abs(values) >= 2**53).any():
+                return values
+    ranks = {text: rank for rank, text in enumerate(sorted(set(texts)))}
+    return np.array([ranks[text] for text in texts])
 
 
-def read_image_list(path: str | Path, num_faces: int) -> list[Path]:
+def read_image_list(path: Path, num_faces: int) -> list[Path]:
     """Image files of N faces, one a line, relative to the list's own folder; raises `InputError` on another number."""
-    path = require_file(Path(path), "list of images")
-    images = [path.parent / line for line in path.read_text().splitlines()]
+    with readable(path, "list of images"):
+        images = [path.parent / line for line in path.read_text(encoding="utf-8-sig").splitlines()]
     if len(images) != num_faces:
         raise InputError(f"{path} lists {len(images)} images, but there are {num_faces} faces; give one a line.")
     return images
 
 
-def read_knn(path: Path) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Read a published kNN file, columns in the file's own order.
+def read_knn(path: Path, remedy: str = REBUILD) -> StoredGraph:
+    """Read a kNN file.
 
-    Accepts an archive with ``data`` (N, 2, K: indices and 1 - similarity) or ``knns`` and ``dists`` (N, K), and an
-    ``.npy`` matrix of indices alone. Returns ``indices`` (N, K) int32, cosine ``similarities`` (N, K) float32 or None,
-    and the fingerprint of the features the graph was built from ("" in files of other programs).
+    Parameters
+    ----------
+    path : Path
+        Archive with ``data`` (N, 2, K: indices and 1 - similarity), with ``knns`` and ``dists`` (N, K), or with
+        ``indices`` and optionally ``similarities`` (N, K); or an ``.npy`` matrix of indices alone.
+    remedy : str
+        What the message of an error says to do.
+
+    Raises
+    ------
+    InputError
+        On other content.
     """
-    fingerprint, distances = "", None
-    try:
+    with readable(path, "kNN graph", f"; {remedy.rstrip('.')}"):
         if path.suffix == ".npy":
-            indices = np.load(path)
-        else:
-            with np.load(path) as archive:
-                fingerprint = str(archive["fingerprint"]) if "fingerprint" in archive else ""
-                if "knns" not in archive:
-                    with archive.zip.open("data.npy") as member:
-                        return *_read_data(member), fingerprint
-                indices, distances = archive["knns"], archive["dists"]
-        if indices.ndim != 2 or (distances is not None and distances.shape != indices.shape):
-            raise ValueError(f"its indices have shape {indices.shape}, expected (N, K)")
-        similarities = None if distances is None else (1 - distances).astype(np.float32)
-        return indices.astype(np.int32), similarities, fingerprint
-    except UNREADABLE as error:
-        raise InputError(f"{path} is not a kNN file of a known layout: {error}; {REBUILD}") from None
+            return as_graph(np.load(path, allow_pickle=False), None)
+        with np.load(path, allow_pickle=False) as archive:
+            fingerprint = str(archive.get("fingerprint", ""))
+            if "knns" in archive:
+                return as_graph(archive["knns"], 1 - archive["dists"], fingerprint)
+            if "indices" in archive:
+                return as_graph(archive["indices"], archive.get("similarities"), fingerprint)
+            with archive.zip.open("data.npy") as member:
+                return StoredGraph(*_read_data(member), fingerprint)
 
 
-def write_knn(path: Path, indices: np.ndarray, similarities: np.ndarray, fingerprint: str, layout: str) -> None:
-    """Write a kNN graph as ``layout`` has it, with the features' fingerprint beside it where the layout has room.
+def as_graph(indices: np.ndarray, similarities: np.ndarray | None, fingerprint: str = "") -> StoredGraph:
+    """``indices`` (N, K) of whole numbers and ``similarities`` (N, K) as a graph; raises ValueError on other arrays."""
+    expected = indices.shape if indices.ndim == 2 else "(N, K)"
+    for name, array in (("indices", indices), ("similarities", similarities)):
+        if array is not None and (array.shape != expected or array.dtype.kind not in "iuf"):
+            raise ValueError(f"its {name} are {array.dtype} of shape {array.shape}, not numbers of shape {expected}")
+    with np.errstate(invalid="ignore"):  # NaN, which is refused
+        numbers = indices.astype(np.int32)
+    if not np.array_equal(numbers, indices):
+        raise ValueError(f"its indices ({indices.dtype}) are not whole numbers below 2^31")
+    return StoredGraph(numbers, None if similarities is None else similarities.astype(np.float32), fingerprint)
 
-    layout: "data" (N, 2, K: indices and 1 - similarity), "knns" (``knns`` and ``dists``) or "npy" (indices alone).
+
+def write_knn(path: Path, graph: KNNGraph, fingerprint: str, layout: str) -> None:
+    """Write a kNN graph.
+
+    Parameters
+    ----------
+    path : Path
+    graph : KNNGraph
+    fingerprint : str
+        Of the features that it was built from; kept where the layout has room for it.
+    layout : {"data", "knns", "npy"}
+        ``data`` (N, 2, K: indices and 1 - similarity), ``knns`` and ``dists``, or indices alone.
     """
-    if layout == "npy":
-        write_atomically(path, lambda file: np.save(file, indices))
-        return
-    if layout == "knns":
-        arrays = {"knns": indices, "dists": 1 - similarities, "fingerprint": np.array(fingerprint)}
-        write_atomically(path, lambda file: np.savez(file, **arrays))
-        return
-
-    def write(file: BinaryIO) -> None:
-        with zipfile.ZipFile(file, "w") as archive:
-            with archive.open("data.npy", "w", force_zip64=True) as member:
-                _write_data(member, indices, similarities)
-            with archive.open("fingerprint.npy", "w") as member:
-                npy.write_array(member, np.array(fingerprint))
-
-    write_atomically(path, write)
+    writers: dict[str, Callable[[BinaryIO], object]] = {
+        "data": lambda file: _write_data(file, graph, fingerprint),
+        "knns": lambda file: np.savez(file, knns=graph.indices, dists=1 - graph.similarities, fingerprint=fingerprint),
+        "npy": lambda file: np.save(file, graph.indices),
+    }
+    write_atomically(path, writers[layout])
 
 
-def _read_data(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and dtype of an ``.npy`` array, whose values begin behind them."""
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+    return read(file)
+
+
+def _read_data(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """``indices`` (N, K) int32 and ``similarities`` float32 of an ``.npy`` array (N, 2, K), never whole in memory."""
-    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
-    shape, columns_first, dtype = read_header(file)
+    shape, fortran_order, dtype = _read_header(file)
     if len(shape) != 3 or shape[1] != 2:
         raise ValueError(f"'data' has shape {shape}, expected (N, 2, K)")
     num_faces, _, k = shape
     indices, similarities = np.empty((num_faces, k), dtype=np.int32), np.empty((num_faces, k), dtype=np.float32)
-    step = num_faces if columns_first else ROWS
+    step = num_faces if fortran_order else ROWS_PER_CHUNK
     for start in range(0, num_faces, max(step, 1)):
         rows = slice(start, min(start + step, num_faces))
         count = (rows.stop - start) * 2 * k
         data = np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
-        data = data.reshape((-1, 2, k), order="F" if columns_first else "C")
+        data = data.reshape((-1, 2, k), order="F" if fortran_order else "C")
         indices[rows], similarities[rows] = data[:, 0], 1 - data[:, 1]
     file.read(1)  # at its end, an archive compares the checksum
     return indices, similarities
 
 
-def _write_data(file: BinaryIO, indices: np.ndarray, similarities: np.ndarray) -> None:
-    """Write what `_read_data` reads."""
-    num_faces, k = indices.shape
+def _write_data(file: BinaryIO, graph: KNNGraph, fingerprint: str) -> None:
+    """Write an archive of what `_read_data` reads, and the fingerprint."""
+    num_faces, k = graph.indices.shape
     dtype = np.dtype(np.float32 if num_faces < 2**24 else np.float64)  # float32 holds integers exactly up to 2^24
-    npy.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (num_faces, 2, k)})
-    for start in range(0, num_faces, ROWS):
-        rows = slice(start, start + ROWS)
-        file.write(np.stack([indices[rows].astype(dtype), 1 - similarities[rows].astype(dtype)], axis=1))
-
-
-def _load_npy(path: Path, mmap_mode: str | None = None) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is not a readable .npy file: {error}.") from None
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call ``write`` on a temporary file in the same folder, then rename it to ``path``: no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path) as temporary:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[str]:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        os.chmod(name, 0o644)  # mkstemp's 0600 would lock out the user's colleagues
-        yield name
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open("fingerprint.npy", "w") as member:
+            npy.write_array(member, np.array(fingerprint))
+        with archive.open("data.npy", "w", force_zip64=True) as member:
+            npy.write_array_header_1_0(member, {"descr": dtype.str, "fortran_order": False, "shape": (num_faces, 2, k)})
+            for start in range(0, num_faces, ROWS_PER_CHUNK):
+                rows = slice(start, start + ROWS_PER_CHUNK)
+                data = np.stack([graph.indices[rows].astype(dtype), 1 - graph.similarities[rows].astype(dtype)], axis=1)
+                member.write(np.ascontiguousarray(data).data)

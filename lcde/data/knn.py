@@ -1,4 +1,4 @@
-"""The kNN graph of a part: build, keep, slice, check."""
+"""kNN graphs: build, extend, store, slice and check them."""
 
 import hashlib
 import re
@@ -11,105 +11,176 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from lcde.clustering.edges import edge_similarities
-from lcde.data.formats import REBUILD, npy_shape, read_knn, write_knn
+from lcde.data.formats import REBUILD, ROWS_PER_CHUNK, as_graph, read_knn, write_knn
+from lcde.data.gallery import KNNGraph
 from lcde.data.search import choose_search
 from lcde.errors import InputError
 from lcde.progress import track
 
-BLOCK = 16_384  # rows searched at a time, so that the progress display moves
-CHUNK = 4_096  # rows whose neighbours are ordered at a time
+SEARCHED_ROWS = 16_384  # at a time, so that the progress display moves
+GATHERED_ROWS = 128  # whose neighbours' features are gathered at a time: they stay in the cache
+CORRECT = "correct the graph, or give none to have one built."
 
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """Where a part's kNN graph is kept.
+    """Where the kNN graphs of a gallery are stored.
 
-    folder:   holds the files, one for each K that was built
-    pattern:  file name with ``{k}`` in K's place; without it, the one file there can be, of whatever K
-    layout:   what `write_knn` calls it
+    Attributes
+    ----------
+    folder : Path
+    pattern : str
+        File name with ``{k}`` in K's place; without it, there is one file, which must do for every K.
+    layout : str
+        Of `lcde.data.formats.write_knn`.
     """
 
     folder: Path
     pattern: str
     layout: str
 
-    def stored(self) -> dict[int, Path]:
-        """The files there are, by their K."""
+    def stored(self, k: int) -> Path | None:
+        """The existing file of the smallest K' >= ``k``, or the only one; None if there is none."""
         if "{k}" not in self.pattern:
-            path = self.folder / self.pattern
-            return {(0, *npy_shape(path))[-1]: path} if path.is_file() else {}
+            return path if (path := self.folder / self.pattern).is_file() else None
         name = re.compile(re.escape(self.pattern).replace(re.escape("{k}"), r"(\d+)"))
-        return {int(match[1]): path for path in self.folder.glob("*") if (match := name.fullmatch(path.name))}
+        found = [(int(match[1]), path) for path in self.folder.glob("*") if (match := name.fullmatch(path.name))]
+        return min(((stored_k, path) for stored_k, path in found if stored_k >= k), default=(k, None))[1]
 
     def path(self, k: int) -> Path:
+        """File of the graph with ``k`` neighbours."""
         return self.folder / self.pattern.format(k=k)
 
 
 def knn_graph(
     features: np.ndarray, k: int, files: GraphFiles, source: str, graph_k: int | None = None
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Read the kNN graph of ``features`` (N, D), or build it and keep it; of several processes, only one builds.
+) -> tuple[KNNGraph, float]:
+    """Read the kNN graph of ``features``, or build and store it; of several processes, only one builds.
 
-    The file of the smallest K' >= ``k`` serves, sliced; where there is none, the graph that is built and kept has
-    ``graph_k`` neighbours, if that is more, but N - 1 at most. Returns ``indices`` (N, k) int32 with the face itself
-    in column 0, ``similarities`` (N, k) float32 descending, and the seconds spent building (0 when read).
-    Raises `InputError` where ``k`` >= N, or a stored graph was built from other features or is in the way.
+    Parameters
+    ----------
+    features : (N, D) float32
+        Unit L2 norm.
+    k : int
+        K; the stored graph with the smallest sufficient K is read and sliced.
+    files : GraphFiles
+    source : str
+        Name of the gallery, for messages.
+    graph_k : int, optional
+        K of the graph that is built and stored, where that is more than ``k``; N - 1 at most.
+
+    Returns
+    -------
+    KNNGraph
+    float
+        Seconds that building took, 0 if the graph was read.
+
+    Raises
+    ------
+    InputError
+        Where ``k`` >= N, the stored graph was built from other features, or the layout has room for one graph only
+        and the stored one is smaller.
     """
     require_k(k, len(features), source)
-    if (graph := stored_graph(features, k, files)) is not None:
-        return *_first_columns(*graph, k), 0.0
-    graph_k = max(k, min(graph_k or k, len(features) - 1))
-    path = files.path(graph_k)
-    with _alone(path):
-        if (graph := stored_graph(features, k, files)) is not None:  # another process built it meanwhile
-            return *_first_columns(*graph, k), 0.0
-        start = time.perf_counter()
-        indices, similarities = build_knn(features, graph_k)
-        seconds = time.perf_counter() - start
-        write_knn(path, indices, similarities, fingerprint_of(features), files.layout)
-    return indices[:, :k].copy(), similarities[:, :k].copy(), seconds
+    graph, seconds = stored_graph(features, k, files), 0.0
+    if graph is None:
+        graph_k = max(k, min(graph_k or k, len(features) - 1))
+        path = files.path(graph_k)
+        with _locked(path):
+            graph = stored_graph(features, k, files)  # another process may have built it meanwhile
+            if graph is None:
+                start = time.perf_counter()
+                graph = build_knn(features, graph_k)
+                seconds = time.perf_counter() - start
+                write_knn(path, graph, fingerprint_of(features), files.layout)
+    return order_neighbours(graph, k=k), seconds
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock of ``path``, a file beside it, for which other processes wait."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file beside ``path``; other processes that want it wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     try:
         with FileLock(lock):
             yield
-    finally:  # one that waits for the file removed finds the graph there, so nothing breaks
+    finally:  # a process that waits for the removed file finds the graph stored, so nothing breaks
         with suppress(OSError):  # Windows removes no file that another process has open
             lock.unlink()
 
 
-def stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> tuple[np.ndarray, np.ndarray] | None:
-    """``indices`` and ``similarities`` (N, K') of the smallest K' >= ``k`` on file, in its order, None without one.
+def stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> KNNGraph | None:
+    """The stored graph with the smallest K' >= ``k``, columns in the file's order; None if there is none.
 
-    Raises `InputError` where it does not fit ``features`` (N, D), or a smaller one is in the way.
+    Raises
+    ------
+    InputError
+        Where the graph does not fit ``features`` (N, D), or the layout has room for one graph only and that is smaller.
     """
-    stored = files.stored()
-    usable = [stored_k for stored_k in stored if stored_k >= k]
-    if not usable:
-        if stored and "{k}" not in files.pattern:  # the layout has no room for another
-            raise InputError(f"{files.path(k)} holds {max(stored)} neighbours, fewer than dataset.k={k}; {REBUILD}")
+    if (path := files.stored(k)) is None:
         return None
-    path = stored[min(usable)]
-    indices, similarities, fingerprint = read_knn(path)
-    require_indices(features, indices, k, str(path))
-    if similarities is None:
-        similarities = edge_similarities(features, indices)
-        require_neighbours(features, indices, similarities, str(path))
-    else:
-        require_similarities(features, indices, similarities, fingerprint, str(path))
-    return indices, similarities
+    graph, rows = read_knn(path), _sample(len(features))
+    _require_fit(graph.indices, len(features), k, str(path), REBUILD, rows)
+    if graph.fingerprint and graph.fingerprint != fingerprint_of(features):
+        raise InputError(f"{path} was built from other features than those it stands beside; {REBUILD}")
+    if graph.similarities is None:
+        similarities = edge_similarities(features, graph.indices)
+        _require_nearest(features, similarities, str(path))
+        return KNNGraph(graph.indices, similarities)
+    expected = np.einsum("nkd,nd->nk", features[graph.indices[rows]], features[rows])
+    _require_close(graph.similarities[rows], expected, str(path), REBUILD)
+    return KNNGraph(graph.indices, graph.similarities)
 
 
-def _first_columns(indices: np.ndarray, similarities: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` nearest of the neighbours (N, K'), in order."""
-    indices, similarities = order_neighbours(indices, similarities)
-    return np.ascontiguousarray(indices[:, :k]), np.ascontiguousarray(similarities[:, :k])
+def own_graph(
+    indices: np.ndarray, similarities: np.ndarray | None, features: np.ndarray, k: int, source: str
+) -> KNNGraph:
+    """Check a kNN graph that the user gives, and bring it into the form of `KNNGraph`.
+
+    Neighbours may come in any order and need not be the nearest ones (an approximate or filtered graph). Similarities
+    are computed from the features; given ones are compared with them.
+
+    Parameters
+    ----------
+    indices : (N, K') integers
+        Neighbours of each face, the face itself among them. A row that lacks it gets it in place of the least similar
+        neighbour, if most rows have it.
+    similarities : (N, K') float, optional
+        Cosine similarities.
+    features : (N, D) float32
+        Unit L2 norm.
+    k : int
+        K, at most K'; of fewer than K faces, all are neighbours.
+    source : str
+        File or argument, for messages.
+
+    Returns
+    -------
+    KNNGraph
+        The K most similar of the given neighbours.
+
+    Raises
+    ------
+    InputError
+        On other shapes, neighbours out of range or named twice, graphs without the faces themselves, and similarities
+        that differ from those of the features by 0.01 or more.
+    """
+    try:
+        given = as_graph(np.asarray(indices), None if similarities is None else np.asarray(similarities))
+    except ValueError as error:
+        raise InputError(f"{source} is no kNN graph: {error}; {CORRECT}") from None
+    num_faces, width = len(features), min(k, len(features))
+    _require_fit(given.indices, num_faces, width, source, CORRECT, np.arange(num_faces))
+    num_missing = num_faces - np.count_nonzero(given.indices == np.arange(num_faces)[:, None])
+    if num_missing > num_faces / 2:
+        raise InputError(
+            f"{source}: {num_missing} of {num_faces} faces are not among their own neighbours; "
+            "put each face in front of its row, K counts it."
+        )
+    graph = KNNGraph(given.indices, edge_similarities(features, given.indices))
+    if given.similarities is not None:
+        _require_close(given.similarities, graph.similarities, source, CORRECT)
+    return order_neighbours(graph, k=width)
 
 
 def require_k(k: int, num_faces: int, source: str) -> None:
@@ -120,73 +191,123 @@ def require_k(k: int, num_faces: int, source: str) -> None:
         )
 
 
-def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` nearest neighbours by cosine similarity of unit ``features`` (N, D), the face itself first.
+def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> KNNGraph:
+    """Search the ``k`` nearest neighbours by cosine similarity, the face itself first.
 
-    Exact, but for millions of faces on a CPU (`lcde.data.search`). Returns ``indices`` (N - first_row, k) int32 among
-    all N faces and ``similarities`` float32, descending, for the faces from ``first_row`` on.
+    Exact, except for millions of faces on a CPU (see `lcde.data.search`).
+
+    Parameters
+    ----------
+    features : (N, D) float32
+        Unit L2 norm.
+    k : int
+        K <= N.
+    first_row : int
+        First face whose neighbours, among all N, are searched.
+
+    Returns
+    -------
+    KNNGraph
+        Of N - ``first_row`` rows.
     """
     queries = features[first_row:]
     indices = np.empty((len(queries), k), dtype=np.int32)
     similarities = np.empty((len(queries), k), dtype=np.float32)
-    for start, *found in _search(queries, features, k):
-        rows = slice(start, start + len(found[0]))
-        indices[rows], similarities[rows] = order_neighbours(*found, first_row + start)
-    return indices, similarities
+    for start, found in _search(queries, features, k):
+        ordered = order_neighbours(found, first_row + start)
+        rows = slice(start, start + len(found))
+        indices[rows], similarities[rows] = ordered.indices, ordered.similarities
+    return KNNGraph(indices, similarities)
 
 
-def extend_knn(
-    features: np.ndarray, indices: np.ndarray, similarities: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The graph of unit ``features`` (N + n, D), as of `build_knn`, from that of the first N.
+def extend_knn(features: np.ndarray, graph: KNNGraph, k: int) -> KNNGraph:
+    """Extend the graph of the first N of N + n faces to all; only new faces are compared with all.
 
-    ``indices`` and ``similarities`` (N, K), in order, have all N faces as neighbours where N < ``k``. Only new faces
-    are compared with all.
+    Parameters
+    ----------
+    features : (N + n, D) float32
+        Unit L2 norm.
+    graph : KNNGraph
+        Of the first N, with ``k`` neighbours, or all N faces where they are fewer.
+    k : int
+        K; N + n where there are fewer faces.
+
+    Returns
+    -------
+    KNNGraph
+        That of `build_knn` for all faces.
     """
-    num_known, width = len(indices), min(k, len(features))
-    all_indices = np.zeros((len(features), width), dtype=np.int32)
-    all_similarities = np.full(all_indices.shape, -np.inf, dtype=np.float32)
-    known = slice(num_known), slice(indices.shape[1])
-    all_indices[known], all_similarities[known] = indices, similarities
+    num_known, width = len(graph), min(k, len(features))
+    indices = np.zeros((len(features), width), dtype=np.int32)
+    similarities = np.full(indices.shape, -np.inf, dtype=np.float32)
+    known = slice(num_known), slice(graph.k)
+    indices[known], similarities[known] = graph.indices, graph.similarities
     new = features[num_known:]
-    for start, found, found_similarities in _search(features[:num_known], new, min(width, len(new))):
-        farthest = all_similarities[start : start + len(found), -1]
-        closer = np.flatnonzero(found_similarities[:, 0] > farthest)
+    for start, found in _search(features[:num_known], new, min(width, len(new))):
+        farthest = similarities[start : start + len(found), -1]
+        closer = np.flatnonzero(found.similarities[:, 0] > farthest)
         rows = start + closer
-        candidates = np.concatenate([all_indices[rows], found[closer] + np.int32(num_known)], axis=1)
-        values = np.concatenate([all_similarities[rows], found_similarities[closer]], axis=1)
+        candidates = np.concatenate([indices[rows], found.indices[closer] + np.int32(num_known)], axis=1)
+        values = np.concatenate([similarities[rows], found.similarities[closer]], axis=1)
         nearest = 1 + np.argsort(-values[:, 1:], axis=1, kind="stable")[:, : width - 1]
-        all_indices[rows, 1:] = np.take_along_axis(candidates, nearest, axis=1)
-        all_similarities[rows, 1:] = np.take_along_axis(values, nearest, axis=1)
-    all_indices[num_known:], all_similarities[num_known:] = build_knn(features, width, num_known)
-    return all_indices, all_similarities
+        indices[rows, 1:] = np.take_along_axis(candidates, nearest, axis=1)
+        similarities[rows, 1:] = np.take_along_axis(values, nearest, axis=1)
+    added = build_knn(features, width, num_known)
+    indices[num_known:], similarities[num_known:] = added.indices, added.similarities
+    return KNNGraph(indices, similarities)
 
 
-def _search(queries: np.ndarray, features: np.ndarray, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """The faces nearest to ``queries`` (Q, D), a block of them at a time.
+def edge_similarities(features: np.ndarray, indices: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """Cosine similarities of faces to their neighbours.
 
-    Yields the number of its first query, ``indices`` (B, k) int32 and ``similarities`` (B, k) float32, descending.
+    Parameters
+    ----------
+    features : (N, D) float32
+        Unit L2 norm.
+    indices : (N - first_row, K) integers
+        Neighbours of the faces from ``first_row`` on.
+
+    Returns
+    -------
+    (N - first_row, K) float32
     """
+    similarities = np.empty(indices.shape, dtype=np.float32)
+    for start in range(0, len(indices), GATHERED_ROWS):
+        rows = slice(start, start + GATHERED_ROWS)
+        faces = features[first_row + start : first_row + start + GATHERED_ROWS]
+        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], faces)
+    return similarities
+
+
+def _search(queries: np.ndarray, features: np.ndarray, k: int) -> Iterator[tuple[int, KNNGraph]]:
+    """Yield the nearest faces of ``queries`` (Q, D), block by block: first query, neighbours by similarity."""
     search = choose_search(features, k, len(queries))
-    starts = range(0, len(queries), BLOCK)
+    starts = range(0, len(queries), SEARCHED_ROWS)
     for start in track(starts, "kNN graph", len(starts) > 1):
-        similarities, indices = search(queries[start : start + BLOCK])
-        yield start, indices.astype(np.int32), similarities
+        indices, similarities = search(queries[start : start + SEARCHED_ROWS])
+        yield start, KNNGraph(indices.astype(np.int32), similarities)
 
 
-def order_neighbours(
-    indices: np.ndarray, similarities: np.ndarray, first_row: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sort each row by descending similarity, equal ones in file order, and put the face itself in column 0.
+def order_neighbours(graph: KNNGraph, first_row: int = 0, k: int | None = None) -> KNNGraph:
+    """Sort each row by descending similarity, ties in given order, with the face itself in column 0.
 
-    The first row is that of face ``first_row``. A face that its own row lacks (many duplicates push it out) takes the
-    last neighbour's place, with similarity 1.
+    If the face itself is missing (many duplicates displaced it), it replaces the last neighbour, with similarity 1.
+
+    Parameters
+    ----------
+    graph : KNNGraph
+    first_row : int
+        Face that row 0 is of.
+    k : int, optional
+        Neighbours to keep, the nearest ones; all by default.
     """
-    ordered = np.empty_like(indices), np.empty_like(similarities)
-    for start in range(0, len(indices), CHUNK):
-        rows = slice(start, start + CHUNK)
-        ordered[0][rows], ordered[1][rows] = _order_rows(indices[rows], similarities[rows], first_row + start)
-    return ordered
+    shape = len(graph), k or graph.k
+    indices, similarities = np.empty(shape, graph.indices.dtype), np.empty(shape, graph.similarities.dtype)
+    for start in range(0, len(graph), ROWS_PER_CHUNK):
+        rows = slice(start, start + ROWS_PER_CHUNK)
+        ordered = _order_rows(graph.indices[rows], graph.similarities[rows], first_row + start)
+        indices[rows], similarities[rows] = (array[:, : shape[1]] for array in ordered)
+    return KNNGraph(indices, similarities)
 
 
 def _order_rows(indices: np.ndarray, similarities: np.ndarray, first_row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -204,40 +325,35 @@ def _order_rows(indices: np.ndarray, similarities: np.ndarray, first_row: int) -
     return indices, similarities
 
 
-def require_indices(features: np.ndarray, indices: np.ndarray, k: int, source: str) -> None:
-    """Raise `InputError` unless ``indices`` has a row for each face, of ``k`` different faces or more."""
+def _require_fit(indices: np.ndarray, num_faces: int, k: int, source: str, remedy: str, rows: np.ndarray) -> None:
+    """Raise `InputError` unless each face has ``k`` neighbours or more, in range and, in ``rows``, distinct ones."""
     if indices.shape[1] < k:
-        raise InputError(f"{source} holds {indices.shape[1]} neighbours, fewer than dataset.k={k}; {REBUILD}")
-    if len(indices) != len(features):
-        raise InputError(f"{source} has {len(indices)} rows, but there are {len(features)} faces; {REBUILD}")
-    if indices.min() < 0 or indices.max() >= len(features):
-        bad = indices.max() if indices.max() >= len(features) else indices.min()
-        raise InputError(f"{source} names neighbour {bad}, but there are {len(features)} faces; {REBUILD}")
-    in_order = np.sort(indices[_sample(len(features))], axis=1)
-    if (in_order[:, 1:] == in_order[:, :-1]).any():
-        raise InputError(f"{source} has rows that name one neighbour twice; {REBUILD}")
+        raise InputError(f"{source} holds {indices.shape[1]} neighbours, fewer than k={k}; {remedy}")
+    if len(indices) != num_faces:
+        raise InputError(f"{source} has {len(indices)} rows, but there are {num_faces} faces; {remedy}")
+    for bad in (indices.min(), indices.max()):
+        if not 0 <= bad < num_faces:
+            raise InputError(f"{source} names neighbour {bad}, but there are {num_faces} faces; {remedy}")
+    for start in range(0, len(rows), ROWS_PER_CHUNK):
+        in_order = np.sort(indices[rows[start : start + ROWS_PER_CHUNK]], axis=1)
+        if (in_order[:, 1:] == in_order[:, :-1]).any():
+            raise InputError(f"{source} has rows that name one neighbour twice; {remedy}")
 
 
-def require_similarities(
-    features: np.ndarray, indices: np.ndarray, similarities: np.ndarray, fingerprint: str, source: str
-) -> None:
-    """Raise `InputError` unless the fingerprint, if there is one, and similarities of sampled rows fit ``features``."""
-    if fingerprint and fingerprint != fingerprint_of(features):
-        raise InputError(f"{source} was built from other features than those it stands beside; {REBUILD}")
-    rows = _sample(len(features))
-    expected = np.einsum("nkd,nd->nk", features[indices[rows]], features[rows])
-    error = np.abs(expected - similarities[rows]).max()
+def _require_close(similarities: np.ndarray, expected: np.ndarray, source: str, remedy: str) -> None:
+    error = np.abs(expected - similarities).max()
     if not error < 0.01:  # NaN fails too; half-precision files stay below
-        raise InputError(f"{source} has similarities up to {error:.3f} off those of the features; {REBUILD}")
+        raise InputError(f"{source} has similarities up to {error:.3f} off those of the features; {remedy}")
 
 
-def require_neighbours(features: np.ndarray, indices: np.ndarray, similarities: np.ndarray, source: str) -> None:
+def _require_nearest(features: np.ndarray, similarities: np.ndarray, source: str) -> None:
     """Raise `InputError` unless half of the neighbours of sampled rows are among the K nearest by exact search.
 
-    For files without similarities; approximate graphs pass, those of other features do not.
+    For files without ``similarities`` (N, K), which are computed from the features: approximate graphs pass, those of
+    other features do not.
     """
     rows = _sample(len(features))
-    k = indices.shape[1]
+    k = similarities.shape[1]
     kth_best = -np.partition(-(features[rows] @ features.T), k - 1, axis=1)[:, k - 1]
     share = (similarities[rows] >= kth_best[:, None] - 1e-5).mean()
     if share < 0.5:
@@ -247,6 +363,7 @@ def require_neighbours(features: np.ndarray, indices: np.ndarray, similarities: 
 
 
 def _sample(num_faces: int) -> np.ndarray:
+    """Up to 100 evenly spaced rows."""
     return np.unique(np.linspace(0, num_faces - 1, 100).astype(int))
 
 

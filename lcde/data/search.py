@@ -5,21 +5,21 @@ from collections.abc import Callable
 import numpy as np
 from rich.console import Console
 
-# Unit queries (Q, D) → similarities (Q, k) float32 and indices (Q, k) of their nearest faces; more than k faces.
+# Unit queries (Q, D) → indices (Q, k) of the nearest of at least k faces, and similarities (Q, k) float32.
 Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 # Exact search compares all pairs: an hour for a million faces of D=256 on two cores, more than a day for five million.
 EXACT_UP_TO = 1_000_000
-# Of the approximate search, of a million synthetic faces (D=256, K=80) whose farther neighbours are random strangers:
-# 128 cells give a recall of 89 %, 256 give 92 %, 512 give 94 %, each face at a fraction of exact search.
+# Approximate search on a million synthetic faces (D=256, K=80): 128 cells give a recall of 89 %, 256 give 92 %, 512
+# give 94 %.
 PROBES = 512  # cells searched for each query
-CANDIDATES = 4  # compared in full, for each neighbour wanted
+CANDIDATES = 4  # faces compared in full for each neighbour wanted
 SAMPLES = 500  # queries on which the recall is measured
-COLUMNS = 32_768  # faces compared at a time on a GPU: 2 GB of similarities to as many queries as come at a time
+FACES_PER_CHUNK = 32_768  # compared at a time on a GPU: 2 GB of similarities to a block of queries
 
 
 def choose_search(features: np.ndarray, k: int, num_queries: int) -> Search:
-    """Search among unit ``features`` (N, D): exact on a GPU or where a CPU can do it in hours, else approximate."""
+    """Search among unit ``features`` (N, D): exact on a GPU or where a CPU takes hours at most, else approximate."""
     import faiss
     import torch
 
@@ -27,47 +27,46 @@ def choose_search(features: np.ndarray, k: int, num_queries: int) -> Search:
         return exact_search(features, k)
     if torch.cuda.is_available():
         return cuda_search(features, k)
-    if num_queries * len(features) <= EXACT_UP_TO**2:
-        return exact_search(features, k)
-    return approximate_search(features, k)
+    few = num_queries * len(features) <= EXACT_UP_TO**2
+    return exact_search(features, k) if few else approximate_search(features, k)
 
 
 def exact_search(features: np.ndarray, k: int) -> Search:
-    """Compare all pairs with FAISS, on its GPUs if it has some."""
+    """Compare all pairs with FAISS, on GPUs if it can use them."""
     import faiss
 
     index = faiss.IndexFlatIP(features.shape[1])
     if getattr(faiss, "get_num_gpus", lambda: 0)():
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(features)
-    return lambda queries: index.search(queries, k)
+    return lambda queries: index.search(queries, k)[::-1]
 
 
 def cuda_search(features: np.ndarray, k: int) -> Search:
-    """Compare all pairs with PyTorch on a GPU, where FAISS was built for CPUs alone."""
+    """Compare all pairs with PyTorch on a GPU, for FAISS without GPU support."""
     import torch
 
     faces = torch.tensor(features, device="cuda")
 
     def search(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        queries = torch.tensor(queries, device="cuda")
-        best, nearest = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64).cuda()
-        for start in range(0, len(faces), COLUMNS):
-            similarities = queries @ faces[start : start + COLUMNS].T
+        block = torch.tensor(queries, device="cuda")
+        best, nearest = block.new_empty(len(block), 0), torch.empty(len(block), 0, dtype=torch.int64).cuda()
+        for start in range(0, len(faces), FACES_PER_CHUNK):
+            similarities = block @ faces[start : start + FACES_PER_CHUNK].T
             values, columns = similarities.topk(min(k, similarities.shape[1]))
             best, nearest = torch.cat([best, values], dim=1), torch.cat([nearest, columns + start], dim=1)
             best, columns = best.topk(min(k, best.shape[1]))
             nearest = nearest.gather(1, columns)
-        return best.cpu().numpy(), nearest.cpu().numpy()
+        return nearest.cpu().numpy(), best.cpu().numpy()
 
     return search
 
 
 def approximate_search(features: np.ndarray, k: int) -> Search:
-    """Look in the cells next to a query (FAISS's inverted file), by 4-bit codes, then in full; print the recall.
+    """Inverted file with 4-bit product quantisation and exact re-ranking (FAISS IVF-PQ); prints the recall.
 
-    Unlike a navigable small-world graph, which is about as fast, it gives the same neighbours however many threads
-    build it.
+    The cells nearest to a query are searched by codes, and the best candidates are compared in full. The neighbours do
+    not depend on the number of threads, unlike those of an HNSW graph, which is about as fast.
     """
     import faiss
 
@@ -76,7 +75,7 @@ def approximate_search(features: np.ndarray, k: int) -> Search:
     num_codes = dim // 2 if dim % 2 == 0 else dim
     index = faiss.index_factory(dim, f"IVF{num_cells},PQ{num_codes}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
     cells, exact = faiss.extract_index_ivf(index), faiss.downcast_index(index.refine_index)
-    cells.cp.max_points_per_centroid = 64  # more faces hardly move the cells
+    cells.cp.max_points_per_centroid = 64  # more training faces hardly change the cells
     index.train(features)
     index.add(features)
     probes = faiss.IVFSearchParameters(nprobe=min(PROBES, num_cells))
@@ -87,10 +86,10 @@ def approximate_search(features: np.ndarray, k: int) -> Search:
         short = (indices < 0).any(axis=1)  # the cells searched hold fewer than k faces
         if short.any():
             similarities[short], indices[short] = exact.search(queries[short], k)
-        return similarities, indices
+        return indices, similarities
 
     sample = features[np.unique(np.linspace(0, num_faces - 1, SAMPLES).astype(int))]
-    share = recall(search(sample)[1], exact.search(sample, k)[1])
+    share = recall(search(sample)[0], exact.search(sample, k)[1])
     Console().print(f"approximate kNN graph: recall@{k} {share:.1%}, measured on {len(sample)} faces")
     return search
 

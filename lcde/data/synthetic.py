@@ -1,45 +1,76 @@
-"""The synthetic benchmark: galleries shaped like face embeddings, made on the spot, the embedded default data set.
+"""The synthetic benchmark: galleries with the statistics of face embeddings, generated in memory.
 
-What makes real galleries hard is in it: a few identities hold most faces and many hold one; every identity varies by
-its own amount, and all of them along the same few directions (pose, age, light), which a network can learn to
-discount and cosine similarity cannot; families of look-alikes; blurred faces, drawn to one common point whoever they
-show; and strangers seen once.
+It models what makes real galleries hard: heavy-tailed identity sizes (a few identities hold most faces, many hold
+one); variation that differs in size between identities but lies mostly in the same few directions (pose, age, light),
+which a network can learn to discount and cosine similarity cannot; groups of look-alikes; blurred faces, which move
+towards one common point whoever they show; and singletons.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lcde.data.datasets import Parts
 from lcde.data.formats import normalise
+from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn, require_k
-from lcde.data.part import Part
 from lcde.errors import InputError
+
+HELD_OUT_STREAM = 2**31  # beyond the positions in num_identities, which number the random streams of the other parts
 
 
 @dataclass(frozen=True)
 class SyntheticBenchmark:
-    """One training part and evaluation parts of other identities, all from one embedding space.
+    """A training part, a held-out part and evaluation parts of different identities in one embedding space.
 
-    k, feature_dim:       neighbours counting the face itself, and width of the embeddings
-    num_identities:       identities of each part, by part name; `train_part` names the one to train on
-    parts:                names of the evaluation parts
-    seed:                 of the space and the galleries; the same numbers on every machine
-    size_exponent:        identity sizes follow a Pareto law with this exponent, from 1 to `max_size`
-    family_share:         share of identities that have look-alikes
-    likeness:             cosine similarity of the look-alikes' mean faces
-    spread:               median length of the variation within an identity, whose mean face has length 1
-    nuisance_dim:         number of directions that all identities vary along
-    nuisance_share:       share of the variation (squared length) along them
-    blur:                 how far a face of median quality is drawn to the blurred face
-    stray_share:          share of faces that are strangers seen once
+    Parameters
+    ----------
+    k : int
+        Neighbours, the face itself counted.
+    feature_dim : int
+        D.
+    num_identities : mapping of str to int
+        Identities of the training and evaluation parts by name, those of ``singleton_share`` not counted. The random
+        numbers of a part depend on the position of its name among the sorted names.
+    train_part : str
+        Name of the training part.
+    held_out_part : str
+        Name of the part that stands for held-out identities.
+    held_out_identities : int
+        Identities of that part.
+    parts : sequence of str
+        Names of the evaluation parts.
+    seed : int
+        Of the embedding space and the galleries; the same numbers on every machine.
+    size_exponent : float
+        Identity sizes follow a Pareto law with this exponent, from 1 to ``max_size``.
+    max_size : int
+    family_share : float
+        Share of identities that have look-alikes.
+    likeness : float
+        Cosine similarity of the look-alikes' mean faces.
+    spread : float
+        Median length of the variation within an identity, whose mean face has length 1.
+    nuisance_dim : int
+        Number of directions that all identities vary along.
+    nuisance_share : float
+        Share of the variation (squared length) along them.
+    blur : float
+        How far a face of median quality moves towards the point of blurred faces.
+    singleton_share : float
+        Singletons added, relative to all other faces.
+    graph_k : int, optional
+        Without effect, as no graph is stored; accepted as every data set has it.
     """
 
     k: int
     feature_dim: int
-    num_identities: dict[str, int]
+    num_identities: Mapping[str, int]
     train_part: str
+    held_out_part: str
+    held_out_identities: int
     parts: Sequence[str]
     seed: int
     size_exponent: float
@@ -50,30 +81,40 @@ class SyntheticBenchmark:
     nuisance_dim: int
     nuisance_share: float
     blur: float
-    stray_share: float
+    singleton_share: float
+    graph_k: int | None = None
 
     def has_train(self) -> bool:
+        """Always."""
         return True
 
-    def load(self, train: bool) -> tuple[Part | None, list[Part]]:
+    def load(self, train: bool) -> Parts:
+        """Generate the parts; see `lcde.data.datasets.Dataset`."""
         for name in [self.train_part, *self.parts]:
             if name not in self.num_identities:
                 raise InputError(
                     f"dataset.parts names {name!r}; dataset.num_identities has {sorted(self.num_identities)}."
                 )
-        return self._make(self.train_part) if train else None, [self._make(name) for name in self.parts]
+        return Parts(
+            self._gallery(self.train_part) if train else None,
+            self._generate(self.held_out_part, self.held_out_identities, HELD_OUT_STREAM, held_out=True),
+            [self._gallery(name) for name in self.parts],
+        )
 
-    def _make(self, name: str) -> Part:
+    def _gallery(self, name: str) -> Gallery:
+        return self._generate(name, self.num_identities[name], sorted(self.num_identities).index(name))
+
+    def _generate(self, name: str, num_identities: int, stream: int, held_out: bool = False) -> Gallery:
         space = np.random.default_rng(self.seed)
         directions = np.linalg.qr(space.standard_normal((self.feature_dim, self.nuisance_dim + 1)))[0].T
         nuisance, blurred = directions[:-1], directions[-1]
-        rng = np.random.default_rng([self.seed, sorted(self.num_identities).index(name)])
+        rng = np.random.default_rng([self.seed, stream])
 
-        means = self._mean_faces(self.num_identities[name], rng)
+        means = self._mean_faces(num_identities, rng)
         labels = self._identities(len(means), rng)
-        strays = round(self.stray_share * len(labels))
-        means = np.concatenate([means, _unit(rng.standard_normal((strays, self.feature_dim)))])
-        labels = np.concatenate([labels, np.arange(len(means) - strays, len(means))])
+        singletons = round(self.singleton_share * len(labels))
+        means = np.concatenate([means, _unit(rng.standard_normal((singletons, self.feature_dim)))])
+        labels = np.concatenate([labels, np.arange(len(means) - singletons, len(means))])
 
         length = self.spread * rng.lognormal(0.0, 0.25, len(means))[labels, None]
         along = rng.standard_normal((len(labels), self.nuisance_dim)) @ nuisance / np.sqrt(self.nuisance_dim)
@@ -90,19 +131,20 @@ class SyntheticBenchmark:
         labels_true = np.unique(labels[order], return_inverse=True)[1].astype(np.int64)
         require_k(self.k, len(features), name)
         start = time.perf_counter()
-        indices, similarities = build_knn(features, self.k)
-        return Part(name, features, indices, similarities, labels_true, time.perf_counter() - start)
+        graph = build_knn(features, self.k)
+        seconds = time.perf_counter() - start
+        return Gallery(name, features, graph, labels_true, held_out=held_out, knn_seconds=seconds)
 
     def _mean_faces(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Unit mean faces (I, D); look-alikes share a family's face."""
+        """Unit mean faces (number of identities, D); look-alikes share the component of their family."""
         own = _unit(rng.standard_normal((count, self.feature_dim)))
-        families = max(1, round(self.family_share * count / 4))  # four look-alikes a family on average
+        families = max(1, round(self.family_share * count / 4))  # of four look-alikes on average
         shared = _unit(rng.standard_normal((families, self.feature_dim)))[rng.integers(families, size=count)]
         likeness = np.where(rng.random(count) < self.family_share, self.likeness, 0.0)[:, None]
         return _unit(np.sqrt(likeness) * shared + np.sqrt(1 - likeness) * own)
 
     def _identities(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Identity of each face: sizes from 1 to `max_size` by a truncated Pareto law."""
+        """Identity of each face; sizes follow a Pareto law truncated to 1 … `max_size`."""
         lowest = self.max_size**-self.size_exponent
         sizes = (lowest + (1 - lowest) * rng.random(count)) ** (-1 / self.size_exponent)
         return np.repeat(np.arange(count), sizes.astype(int))

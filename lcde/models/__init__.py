@@ -1,1 +1,1 @@
-"""The two networks, their scoring of whole graphs, and the Lightning module that trains them."""
+"""Trainable models: their networks, training losses, scores of whole graphs, and files."""

@@ -1,4 +1,4 @@
-"""PCENet: do the two ends of an edge belong to one identity (paper, section 3.3)."""
+"""PCENet: the probability that both ends of an edge are of one identity (paper, section 3.3)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,16 @@ HIDDEN = 2048  # width of the published classifier
 
 
 class PCENet(nn.Module):
-    """Classify an edge from the neighbourhoods of both its ends."""
+    """Classify an edge from the neighbourhoods of both its ends.
+
+    Parameters
+    ----------
+    feature_dim, k : int
+        D and K; tokens have width D + 2K.
+    num_layers, nhead, dim_feedforward : int
+        Layers, attention heads and feed-forward width of the encoder.
+    dropout : float
+    """
 
     def __init__(
         self, feature_dim: int, k: int, num_layers: int, nhead: int, dim_feedforward: int, dropout: float
@@ -26,14 +35,35 @@ class PCENet(nn.Module):
         )
 
     def forward(self, neighbours: Tensor) -> Tensor:
-        """Features (B, 2K, D), the K neighbours of one end then those of the other → logits (B, 2); class 1 = same."""
+        """Logits of an edge.
+
+        Parameters
+        ----------
+        neighbours : (B, 2K, D)
+            Features of the K neighbours of one end, then of those of the other, each end first of its K.
+
+        Returns
+        -------
+        (B, 2)
+            Class 1 is the same identity.
+        """
         ends = torch.tensor([0, self.k], device=neighbours.device)
         return self._classify(neighbours, self.encoder(tokens(neighbours), ends))
 
     def edge_and_tokens(self, neighbours: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As `forward`, with all encoded tokens (B, 2K, D + 2K).
+        """Logits and the encoded tokens behind them.
 
-        With ``columns`` (Q,), of which the first is 0, only the neighbours there of each end are read: (B, 2Q, D + 2K).
+        Parameters
+        ----------
+        neighbours : (B, 2K, D)
+            Features, as of `forward`.
+        columns : (Q,) int64, optional
+            Positions of the neighbours of each end to read, of which the first is 0; all K without it.
+
+        Returns
+        -------
+        logits : (B, 2)
+        encoded : (B, 2Q, D + 2K)
         """
         positions = None if columns is None else torch.cat([columns, self.k + columns])
         encoded = self.encoder(tokens(neighbours, positions))
@@ -47,9 +77,20 @@ class PCENet(nn.Module):
         return output(hidden.to(output.weight.dtype))
 
     def edge_probability(self, neighbours: Tensor, faces: Tensor) -> Tensor:
-        """Features (B, 2K, D) of ``faces`` (B, 2K) → probability (B,) that both ends are of one identity.
+        """Probability that both ends are of one identity.
 
-        A face that both ends have among their neighbours gives the same token twice, which is computed once.
+        A neighbour of both ends gives the same token twice, which is computed once.
+
+        Parameters
+        ----------
+        neighbours : (B, 2K, D)
+            Features of ``faces``.
+        faces : (B, 2K) int64
+            Neighbours of one end, then those of the other, each end first of its K.
+
+        Returns
+        -------
+        (B,) float32
         """
         positions, copies, number = distinct(faces)
         x = tokens(neighbours, positions)

@@ -1,44 +1,57 @@
-"""Network outputs kept by content, so that other thresholds cost no second pass of the networks."""
+"""Scores of a model kept by content, so that other thresholds cost no second pass of its networks."""
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock
+from pytorch_lightning import LightningModule
 
-from lcde.data.formats import UNREADABLE, write_atomically
+from lcde.data.gallery import Gallery
+from lcde.files import UNREADABLE, write_atomically
 from lcde.models.scoring import GraphScorer
 
 
 class CachedScores:
-    """The two callables of a `GraphScorer`, whose answers are kept in ``folder``.
+    """The scores of a `GraphScorer`, kept in files.
 
-    The files' names are a hash of all that the answers hang on: weights, features, graph and precision. A lock lets
-    concurrent jobs wait for the one that computes; the system releases it when a job is killed.
+    A lock lets concurrent jobs wait for the one that computes; the system releases it when a job is killed.
+
+    Parameters
+    ----------
+    scorer : GraphScorer
+    folder : Path
+    key : str
+        Beginning of the files' names, the `fingerprint` of everything that the scores depend on.
     """
 
-    def __init__(self, scorer: GraphScorer, folder: Path) -> None:
-        self.scorer = scorer
-        name = fingerprint(scorer)
+    def __init__(self, scorer: GraphScorer, folder: Path, key: str) -> None:
+        self.scorer, self.serve, self.dismiss = scorer, scorer.serve, scorer.dismiss
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(folder / f"{name}.lock")
-        self.connectivity_file = folder / f"{name}.connectivity.npy"
-        self.edges_file = folder / f"{name}.edges.npz"
+        self.lock = FileLock(folder / f"{key}.lock")
+        self.connectivity_file = folder / f"{key}.connectivity.npy"
+        self.edges_file = folder / f"{key}.edges.npz"
 
-    def connectivity(self) -> np.ndarray:
-        """As `GraphScorer.connectivity` of all faces."""
+    def connectivity(self, first_row: int = 0) -> np.ndarray:
+        """As `GraphScorer.connectivity`; all faces are scored, then kept."""
         with self.lock:
-            stored = _load(self.connectivity_file)
-            if stored is None:
+            try:
+                stored = np.load(self.connectivity_file)
+            except UNREADABLE:  # missing or damaged
                 stored = self.scorer.connectivity()
                 write_atomically(self.connectivity_file, lambda file: np.save(file, stored))
-        return stored
+        return stored[first_row:]
 
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """As `GraphScorer.edge_probability`; only edges that were never asked about go to the network."""
         wanted = edges[:, 0] << 32 | edges[:, 1]
         with self.lock:
-            keys, probability = _load(self.edges_file) or (np.empty(0, np.int64), np.empty(0, np.float32))
+            try:
+                with np.load(self.edges_file) as stored:
+                    keys, probability = stored["keys"], stored["probability"]
+            except UNREADABLE:
+                keys, probability = np.empty(0, np.int64), np.empty(0, np.float32)
             new = ~np.isin(wanted, keys)
             if new.any():
                 keys = np.append(keys, wanted[new])
@@ -49,24 +62,14 @@ class CachedScores:
         return probability[np.searchsorted(keys, wanted)]
 
 
-def fingerprint(scorer: GraphScorer) -> str:
-    """A hash of the weights, in their precision, the features and the graph of ``scorer``."""
+def fingerprint(model: LightningModule, gallery: Gallery, dtype: torch.dtype) -> str:
+    """A hash of all that scores depend on: class, hyper parameters and weights of ``model``, precision, ``gallery``."""
     digest = hashlib.blake2b(digest_size=16)
-    for network in (scorer.lcenet, scorer.pcenet):
-        digest.update(str(network.encoder.layers[0].self_attn.nhead).encode())
-        for name, tensor in network.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.float().cpu().numpy().data)
-    for tensor in (scorer.features.float(), scorer.indices):
-        digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.cpu().numpy().data)
+    digest.update(f"{type(model).__module__}.{type(model).__qualname__} {sorted(model.hparams.items())}".encode())
+    digest.update(f"{dtype}".encode())
+    arrays = {name: tensor.float().cpu().numpy() for name, tensor in model.state_dict().items()}
+    arrays |= {"features": gallery.features, "graph": gallery.graph.indices}
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _load(path: Path) -> np.ndarray | tuple[np.ndarray, np.ndarray] | None:
-    """The array of an ``.npy`` or both of an ``.npz`` file, None where it is missing or damaged."""
-    try:
-        stored = np.load(path)
-        return stored if path.suffix == ".npy" else (stored["keys"], stored["probability"])
-    except UNREADABLE:
-        return None

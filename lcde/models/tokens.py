@@ -1,6 +1,6 @@
-"""From kNN edges to the tokens that the networks read, on the device where the features live.
+"""The tokens that the networks read, built from features on their device.
 
-B batch, K neighbours with the face itself first, D feature dimension, T tokens (K or 2K).
+Shape letters: B batch, D feature dimension, T faces of a set (K or 2K), U distinct ones, Q positions, C channels.
 """
 
 import torch
@@ -8,10 +8,20 @@ from torch import Tensor
 
 
 def distinct(faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The different ones among T ``faces`` (B, T) of a set, U at most.
+    """The distinct faces of each set.
 
-    Returns their positions (B, U) among the T, how often each occurs (B, U), 0 where a set has fewer than U, and which
-    of the U each of the T is (B, T).
+    Parameters
+    ----------
+    faces : (B, T) int64
+
+    Returns
+    -------
+    positions : (B, U) int64
+        Where each distinct face stands first among the T.
+    copies : (B, U) int64
+        How often it occurs, 0 in the last columns of sets that have fewer than U.
+    number : (B, T) int64
+        Which of the U each of the T is.
     """
     ordered, order = faces.sort(dim=1, stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
@@ -25,22 +35,31 @@ def distinct(faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def num_distinct(faces: Tensor) -> Tensor:
-    """How many different ones there are in each set of ``faces`` (B, T): (B,)."""
+    """Number of distinct faces (B,) in each set of ``faces`` (B, T)."""
     ordered = faces.sort(dim=1).values
     return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
 
 
 def take(x: Tensor, positions: Tensor) -> Tensor:
-    """The rows (B, Q, C) of ``x`` (B, T, C) at ``positions`` (B, Q), or at the same (Q,) of each set."""
+    """Rows (B, Q, C) of ``x`` (B, T, C) at ``positions`` (B, Q), or at the same positions (Q,) of each set."""
     if positions.ndim == 1:
         return x.index_select(1, positions)
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def tokens(neighbours: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Append to each face's features its similarities to all T faces of the set: (B, T, D) → (B, T, D + T).
+    """Append to each face's features its similarities to all T faces of its set.
 
-    With ``positions``, as of `take`, only of the Q faces there: (B, Q, D + T).
+    Parameters
+    ----------
+    neighbours : (B, T, D)
+        Features.
+    positions : (B, Q) or (Q,), optional
+        Which faces get a token; all T without it.
+
+    Returns
+    -------
+    (B, Q, D + T)
     """
     faces = neighbours if positions is None else take(neighbours, positions)
     return torch.cat([faces, faces @ neighbours.transpose(1, 2)], dim=-1)

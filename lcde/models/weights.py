@@ -1,178 +1,254 @@
-"""Load trained networks, from a checkpoint or a published pair of weight files, and export such a pair."""
+"""Load trained models, from a checkpoint or a published pair of weight files, and export such a pair."""
 
 import pickle
-from collections.abc import Sequence
+import pydoc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lcde.data.formats import require_free, write_atomically
 from lcde.errors import InputError
+from lcde.files import require_file, require_free, write_atomically
+from lcde.models.base import PairModel
 from lcde.models.encoder import require_divisible
-from lcde.models.lcenet import LCENet
-from lcde.models.pcenet import PCENet
+from lcde.models.lcde import LCDEModel
+
+PUBLISHED_NHEAD = 8  # attention heads of the published weights, whose tensors do not tell
+# What torch.load raises on damaged or foreign files, and a lookup or constructor on what it read.
+UNREADABLE_WEIGHTS = (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError)
 
 
-class NetworkPair(NamedTuple):
-    """Both trained networks, the D and K they were made for, and the file that `InputError`s name."""
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what its file says of it.
 
-    lcenet: LCENet
-    pcenet: PCENet
-    feature_dim: int
-    k: int
+    Attributes
+    ----------
+    model : PairModel
+    rule_name : str, optional
+        Choice of ``clustering=`` that it was trained with; None where the file names none.
+    rule_config : dict, optional
+        Configuration of that rule. It comes from the file as it is: check its ``_target_`` with `class_named`.
+    source : str
+        The file, or files, for messages.
+    """
+
+    model: PairModel
+    rule_name: str | None
+    rule_config: dict[str, Any] | None
     source: str
 
 
-class Sizes(NamedTuple):
-    """What the tensors of one published state dict tell of its network."""
+class StateDict(NamedTuple):
+    """Tensors of one network, and the file that holds them."""
 
-    feature_dim: int
-    k: int
-    num_layers: int
-    dim_feedforward: int
+    source: str
+    tensors: dict[str, Tensor]
 
 
-def load_networks(
-    checkpoint: str | Path | None, lce_weights: str | Path | None, pce_weights: str | Path | None, nhead: int
-) -> NetworkPair | None:
-    """The networks of ``checkpoint``, or of the published pair; None where none are named.
+def load_trained(
+    checkpoint: str | Path | None,
+    lce_weights: str | Path | None,
+    pce_weights: str | Path | None,
+    nhead: int = PUBLISHED_NHEAD,
+) -> Trained | None:
+    """The model of ``checkpoint``, or of a published pair of files; None where neither is given.
 
-    Raises `InputError` as `load_checkpoint` and `load_published` do, and on half a pair or both choices.
+    Raises
+    ------
+    InputError
+        As `load_checkpoint` and `load_published`, and where half a pair or both a checkpoint and a pair are given.
     """
-    given = [checkpoint is not None, lce_weights is not None, pce_weights is not None]
-    if given == [True, False, False]:
-        return load_checkpoint(checkpoint)
-    if given == [False, True, True]:
-        return load_published(lce_weights, pce_weights, nhead)
-    if any(given):
-        raise InputError("give either checkpoint=… or both lce_weights=… and pce_weights=….")
-    return None
+    if lce_weights is None and pce_weights is None:
+        return None if checkpoint is None else load_checkpoint(checkpoint)
+    if checkpoint is None and lce_weights is not None and pce_weights is not None:
+        model = load_published(lce_weights, pce_weights, nhead)
+        return Trained(model, None, None, f"{lce_weights} and {pce_weights}")
+    raise InputError("give either checkpoint=… or both lce_weights=… and pce_weights=….")
 
 
-def load_checkpoint(path: str | Path) -> NetworkPair:
-    """Load a checkpoint that train.py wrote; it can hold only plain values and tensors, so it runs no code.
+def load_checkpoint(path: str | Path) -> Trained:
+    """Load a checkpoint that train.py wrote.
 
-    Raises `InputError` where the file is missing or not such a checkpoint.
+    The file can hold only plain values and tensors, and the class that it names must be a `PairModel`: it runs no code
+    of its own. Checkpoints of versions before 0.3 name no class; they hold LCENet and PCENet.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing or not such a checkpoint.
     """
-    if not Path(path).is_file():
-        raise InputError(
-            f"checkpoint {path} does not exist; train.py writes checkpoints/best.ckpt in its run directory."
-        )
+    with _readable(path, "a checkpoint written by train.py (checkpoints/best.ckpt in its run directory)") as checkpoint:
+        state, method = checkpoint["state_dict"], checkpoint.get("method")
+        if method is None:
+            model = _from_tensors(_networks(state, str(path)), checkpoint["hyper_parameters"]["nhead"])
+            return Trained(model, None, None, str(path))
+        settings, rule = dict(method["model"]), method.get("clustering")
+        model = _construct(class_named(settings.pop("_target_"), PairModel, str(path)), settings)
+        model.load_state_dict(state)
+        return Trained(model, method.get("name"), None if rule is None else dict(rule), str(path))
+
+
+def class_named(target: object, base: type, source: str) -> Any:
+    """The class ``target`` ("package.module.Class") that ``source`` names, which must be a subclass of ``base``.
+
+    Its module is imported, which must be installed here; nothing in it is called.
+
+    Raises
+    ------
+    InputError
+        Where there is no such class, or it is something else.
+    """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state, nhead = checkpoint["state_dict"], checkpoint["hyper_parameters"]["nhead"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        raise InputError(f"{path} is not a checkpoint written by train.py: {_first_line(error)}.") from None
-    states = [
-        {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        for prefix in ("lcenet.", "pcenet.")
-    ]
-    return _network_pair(states, (path, path), nhead, str(path))
+        found = pydoc.locate(str(target))
+    except pydoc.ErrorDuringImport as error:
+        raise InputError(f"{source} needs {target}, which cannot be imported: {_first_line(error)}.") from None
+    if found is None:
+        raise InputError(f"{source} needs {target}, which is not installed here; install its package.")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise InputError(f"{source} names {target}, which is no {base.__name__}: do not trust this file.")
+    return found
 
 
-def load_published(lce_weights: str | Path, pce_weights: str | Path, nhead: int) -> NetworkPair:
+def load_published(lce_weights: str | Path, pce_weights: str | Path, nhead: int = PUBLISHED_NHEAD) -> LCDEModel:
     """Load a published pair of ``.pth`` files; D, K, depth and widths follow from the shapes of their tensors.
 
-    Raises `InputError` where a file is missing or not such weights, where the two disagree on D or K, and where
-    ``nhead``, which no tensor tells, does not divide the token widths.
+    Raises
+    ------
+    InputError
+        Where a file is missing or not such weights, where the two disagree on D or K, and where ``nhead`` does not
+        divide the token widths.
     """
-    paths = lce_weights, pce_weights
-    return _network_pair([_read_state(path) for path in paths], paths, nhead, f"{lce_weights} and {pce_weights}")
+    return _from_tensors({"lcenet": _read_state(lce_weights), "pcenet": _read_state(pce_weights)}, nhead)
 
 
-def export_published(pair: NetworkPair, lce_weights: Path, pce_weights: Path) -> None:
-    """Write both networks as the published program reads them; raises `InputError` where a file is in the way."""
+def export_published(model: PairModel, lce_weights: Path, pce_weights: Path) -> None:
+    """Write both networks of an `LCDEModel` as the published program reads them.
+
+    Raises
+    ------
+    InputError
+        Where the model is another one, or a file exists already.
+    """
+    if not isinstance(model, LCDEModel):
+        raise InputError(
+            f"only LCDE has the published layout of weights; this checkpoint holds a {type(model).__name__}."
+        )
     require_free(lce_weights, pce_weights)
-    for network, path in ((pair.lcenet, lce_weights), (pair.pcenet, pce_weights)):
-        state = network.state_dict()
-        write_atomically(path, lambda file, state=state: torch.save(state, file))
+    for network, path in ((model.lcenet, lce_weights), (model.pcenet, pce_weights)):
+        write_atomically(path, partial(torch.save, network.state_dict()))
 
 
-def start_from(pair: NetworkPair, lcenet: LCENet, pcenet: PCENet) -> None:
-    """Give the weights of ``pair`` to ``lcenet`` and ``pcenet`` of the same D and K, which are to be trained further.
+def start_from(trained: Trained, model: PairModel) -> None:
+    """Copy the weights of ``trained`` to ``model``, of the same class, D and K, which is to be trained further.
 
-    Raises `InputError` where their layers are others, or those of the two networks of ``pair`` differ.
+    Raises
+    ------
+    InputError
+        Where class or layers differ.
     """
-    sizes = layer_sizes(pair.lcenet)
-    if layer_sizes(pair.pcenet) != sizes:
-        raise InputError(f"{pair.source} holds two networks of different layers; give a pair of the same to train on.")
-    if layer_sizes(lcenet) != sizes:
-        settings = " ".join(f"model.{name}={value}" for name, value in sizes.items())
-        raise InputError(f"{pair.source} holds other layers than model asks for; add {settings}.")
-    lcenet.load_state_dict(pair.lcenet.state_dict())
-    pcenet.load_state_dict(pair.pcenet.state_dict())
+    if type(trained.model) is not type(model):
+        found, wanted = type(trained.model).__name__, type(model).__name__
+        raise InputError(f"{trained.source} holds a {found}, but model=… is a {wanted}.")
+    layers = trained.model.layer_settings()
+    if model.layer_settings() != layers:
+        settings = " ".join(f"model.{name}={value}".replace(" ", "") for name, value in layers.items())
+        raise InputError(f"{trained.source} holds other layers than model asks for; add {settings}.")
+    _load(model, StateDict(trained.source, trained.model.state_dict()))
 
 
-def layer_sizes(network: LCENet | PCENet) -> dict[str, int]:
-    """What D and K leave open of a network, by the names that `LCDEModule` gives it."""
-    layers = network.encoder.layers
-    width = layers[0].linear1.out_features
-    return {"num_layers": len(layers), "nhead": layers[0].self_attn.nhead, "dim_feedforward": width}
-
-
-def require_matching(pair: NetworkPair, feature_dim: int, k: int, source: str | None = None) -> None:
-    """Raise `InputError` unless the networks were made for D = ``feature_dim`` and K = ``k``.
+def require_matching(trained: Trained, feature_dim: int, k: int, source: str | None = None) -> None:
+    """Raise `InputError` unless the model was made for D = ``feature_dim`` and K = ``k``.
 
     ``source`` names what has these sizes, None for the settings of ``dataset``.
     """
-    for name, own, value in (("feature_dim", pair.feature_dim, feature_dim), ("k", pair.k, k)):
+    for name, own, value in (("feature_dim", trained.model.feature_dim, feature_dim), ("k", trained.model.k, k)):
         if own != value:
             found = f"{source} has {name}={value}" if source else f"dataset.{name} is {value}; add dataset.{name}={own}"
-            raise InputError(f"{pair.source} was trained with {name}={own}, but {found}.")
+            raise InputError(f"{trained.source} was trained with {name}={own}, but {found}.")
 
 
-def _network_pair(
-    states: Sequence[dict[str, Tensor]], paths: Sequence[str | Path], nhead: int, source: str
-) -> NetworkPair:
-    """LCENet and PCENet of two state dicts, which were read from ``paths``; ``source`` names both."""
-    lce_weights, pce_weights = paths
-    lce, pce = sizes = [
-        _sizes(states[0], lce_weights, LCENet, "classifier.0.weight", 1),
-        _sizes(states[1], pce_weights, PCENet, "adjust_dim.0.weight", 2),
-    ]
-    if (lce.feature_dim, lce.k) != (pce.feature_dim, pce.k):
+def _networks(state: Mapping[str, Tensor], source: str) -> dict[str, StateDict]:
+    """The parts of a model by their names in it."""
+    networks: dict[str, StateDict] = {}
+    for name, tensor in state.items():
+        network, _, parameter = name.partition(".")
+        networks.setdefault(network, StateDict(source, {})).tensors[parameter] = tensor
+    return networks
+
+
+def _from_tensors(networks: Mapping[str, StateDict], nhead: int) -> LCDEModel:
+    """The model of ``networks`` by their names in `LCDEModel`; of its parts, ``token_head`` may be missing."""
+    lce = _sizes(networks["lcenet"], "LCENet", "classifier.0.weight", 1)
+    pce = _sizes(networks["pcenet"], "PCENet", "adjust_dim.0.weight", 2)
+    if any(lce[name] != pce[name] for name in ("feature_dim", "k")):
         raise InputError(
-            f"{lce_weights} was made for feature_dim={lce.feature_dim}, k={lce.k}, "
-            f"but {pce_weights} for feature_dim={pce.feature_dim}, k={pce.k}; give a pair that was trained together."
+            f"{networks['lcenet'].source} was made for feature_dim={lce['feature_dim']}, k={lce['k']}, but "
+            f"{networks['pcenet'].source} for feature_dim={pce['feature_dim']}, k={pce['k']}; give a pair that was "
+            "trained together."
         )
-    require_divisible(lce.feature_dim, lce.k, nhead)
-    networks = [
-        network(size.feature_dim, size.k, size.num_layers, nhead, size.dim_feedforward, dropout=0.0)
-        for network, size in zip((LCENet, PCENet), sizes, strict=True)
-    ]
-    for network, state, path in zip(networks, states, paths, strict=True):
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise InputError(f"{path} does not hold the weights of {type(network).__name__}: {error}.") from None
-    return NetworkPair(*networks, lce.feature_dim, lce.k, source)
+    require_divisible(lce["feature_dim"], lce["k"], nhead)
+    layers = {name: [lce[name], pce[name]] for name in ("num_layers", "dim_feedforward")}
+    # Settings of training, which the files do not tell.
+    training = {"dropout": 0.0, "neighbours_per_end": lce["k"], "negative_weight": 1.0}
+    model: LCDEModel = _construct(LCDEModel, {**lce, **layers, **training, "nhead": nhead})
+    for name, state in networks.items():
+        _load(getattr(model, name), state)
+    return model
 
 
-def _read_state(path: str | Path) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise InputError(f"weights {path} do not exist.")
+def _construct(model_class: Any, settings: Mapping[str, Any]) -> Any:
+    """A model whose initial weights come from a fixed seed and leave the caller's random generator as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return model_class(**settings)
+
+
+def _load(module: nn.Module, state: StateDict) -> None:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
-        raise InputError(f"{path} is not a file of weights: {_first_line(error)}.") from None
-    # Some training programs save the DataParallel wrapper, whose names begin with "module.".
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        module.load_state_dict(state.tensors)
+    except RuntimeError as error:
+        network = type(module).__name__
+        raise InputError(f"{state.source} does not hold the weights of {network}: {error}.") from None
 
 
-def _sizes(
-    state: dict[str, Tensor], path: str | Path, network: type[LCENet | PCENet], head: str, tokens_per_k: int
-) -> Sizes:
+@contextmanager
+def _readable(path: str | Path, what: str) -> Iterator[Any]:
+    """What torch reads of ``path``; turns what is raised on other content into an `InputError`."""
+    require_file(Path(path), what)
+    try:
+        yield torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except UNREADABLE_WEIGHTS as error:
+        raise InputError(f"{path} is not {what}: {_first_line(error)}.") from None
+
+
+def _read_state(path: str | Path) -> StateDict:
+    with _readable(path, "a file of weights") as state:
+        # Some training programs save the DataParallel wrapper, whose names begin with "module.".
+        return StateDict(str(path), {name.removeprefix("module."): tensor for name, tensor in state.items()})
+
+
+def _sizes(state: StateDict, network: str, head: str, tokens_per_k: int) -> dict[str, int]:
     """Sizes of a ``network`` of ``tokens_per_k``·K tokens; ``head`` is its first layer behind the encoder."""
+    tensors = state.tensors
     try:
-        width, feature_dim = state["encoder.layers.0.linear2.weight"].shape[0], state[head].shape[0]
-        num_layers = len({name.split(".")[2] for name in state if name.startswith("encoder.layers.")})
-        dim_feedforward = state["encoder.layers.0.linear1.weight"].shape[0]
+        hidden, width = tensors["encoder.layers.0.linear1.weight"].shape
+        feature_dim = len(tensors[head])
     except KeyError as error:
-        what = f"{error}, a tensor of {network.__name__}"
-        raise InputError(f"{path} lacks {what}: it is damaged or holds other networks; give another file.") from None
-    return Sizes(feature_dim, (width - feature_dim) // tokens_per_k, num_layers, dim_feedforward)
+        raise InputError(
+            f"{state.source} lacks {error}, a tensor of {network}: it is damaged or holds other networks; give "
+            "another file."
+        ) from None
+    num_layers = len({name.split(".")[2] for name in tensors if name.startswith("encoder.layers.")})
+    k = (width - feature_dim) // tokens_per_k
+    return {"feature_dim": feature_dim, "k": k, "num_layers": num_layers, "dim_feedforward": hidden}
 
 
 def _first_line(error: Exception) -> str:

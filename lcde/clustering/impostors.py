@@ -1,0 +1,98 @@
+"""How similar impostor pairs are, estimated from the features and clusters of one gallery."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import betaincinv, ndtri
+
+from lcde.clustering.edges import official_similarity_threshold
+
+SAMPLE = 2_000  # faces compared with as many others
+QUANTILES = 0.05, 0.25  # of the similarity of impostor pairs, below nearly all genuine pairs: they give mean and spread
+CONSISTENT = 0.85  # of the assumed share of impostor pairs; skewness leaves fewer than half of them below the mean
+ROUNDS = 20  # of the estimate of that share
+NEAREST = 4  # columns of the graph that the official threshold takes
+RARE = 0.01  # impostors per face at which the tails of the two distributions are compared
+HIGHEST = 0.999  # no threshold exceeds it: faces more similar than this are copies of one photograph
+DENSE_SHARE = 0.25  # share of faces whose nearest neighbour lies between both tails, from which the normal tail fails
+
+
+@dataclass(frozen=True)
+class Impostors:
+    """Distribution of the similarity of two faces of different identities, taken as normal.
+
+    Attributes
+    ----------
+    mean, spread : float
+        Mean and standard deviation.
+    num_faces : int
+        N
+    limit : float
+        Largest threshold; lower in few dimensions, where the normal tail reaches beyond genuine pairs.
+    """
+
+    mean: float
+    spread: float
+    num_faces: int
+    limit: float = HIGHEST
+
+    @classmethod
+    def of(cls, features: np.ndarray, labels: np.ndarray, similarities: np.ndarray) -> "Impostors":
+        """Estimate the distribution from random pairs of different clusters, without copies.
+
+        Parameters
+        ----------
+        features : (N, D) float32
+            Unit length. A spread below 1/√D, that of random directions, is raised to it.
+        labels : (N,) int64
+            Clusters so far; every face may be alone. If there is one cluster only, pairs within it are taken.
+        similarities : (N, K) float32
+            Of the faces to their neighbours, the face itself in column 0, for `limit`.
+        """
+        num_faces, dim = features.shape
+        faces = np.random.default_rng(0).permutation(num_faces)
+        first, second = faces[:SAMPLE], faces[-SAMPLE:]
+        pairs, different = features[first] @ features[second].T, labels[first][:, None] != labels[second]
+        pairs = pairs[(pairs < HIGHEST) & (different if different.any() else True)]
+        mean, spread = fit_low_quantiles(pairs) if len(pairs) else (0.0, 0.0)
+        impostors = cls(mean, max(spread, dim**-0.5), num_faces)
+        near = -np.sort(-similarities[first], axis=1)[:, :NEAREST]
+        if near.shape[1] < 2 or not impostors._normal_tail_fails(near[:, 1]):
+            return impostors
+        return replace(impostors, limit=min(HIGHEST, official_similarity_threshold(near)))
+
+    def similarity(self, per_face: float) -> float:
+        """Similarity that ``per_face`` of a face's N impostors are expected to reach, at most `limit`."""
+        return min(self.limit, self.mean - self.spread * float(ndtri(self._tail(per_face))))
+
+    def _normal_tail_fails(self, nearest: np.ndarray) -> bool:
+        """Whether many nearest neighbours (n,) lie between the normal tail and that of evenly spread directions.
+
+        The similarity of directions that are evenly spread over a sphere is a beta variable, with a shorter tail.
+        """
+        normal, range_ = self.similarity(RARE), 1 - self.mean
+        if normal >= HIGHEST:
+            return True
+        shape = max(0.5, ((range_ / self.spread) ** 2 - 1) / 2)  # (d - 1) / 2 in d dimensions, whose spread is d^-1/2
+        even = self.mean + range_ * (1 - 2 * betaincinv(shape, shape, self._tail(RARE)))
+        return bool(((nearest >= even) & (nearest < normal)).mean() > DENSE_SHARE)
+
+    def _tail(self, per_face: float) -> float:
+        return min(0.5, per_face / self.num_faces)
+
+
+def fit_low_quantiles(pairs: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the impostors among the similarities ``pairs`` (M,).
+
+    Two low quantiles determine both if all pairs are of impostors. If far fewer than half of the pairs lie below the
+    mean so found, only about twice as many are of impostors: the quantiles are taken of this share of the pairs, again
+    until the share is consistent.
+    """
+    pairs, share = np.sort(pairs), 1.0
+    low, high = ndtri(QUANTILES)
+    for _ in range(ROUNDS):
+        lower, upper = pairs[np.multiply(QUANTILES, share * (len(pairs) - 1)).astype(np.int64)].astype(np.float64)
+        spread = (upper - lower) / (high - low)
+        mean = upper - high * spread
+        share = min(share, 2 * np.searchsorted(pairs, mean) / len(pairs) / CONSISTENT)
+    return float(mean), float(spread)

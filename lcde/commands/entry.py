@@ -1,0 +1,66 @@
+"""What the commands that Hydra starts share: messages in place of tracebacks, and processes of Lightning's."""
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import read_write
+from torch import distributed
+
+from lcde.errors import InputError
+
+
+def exit_on_input_error(entry_point: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``entry_point`` end with exit code 1 and one sentence instead of a traceback on an `InputError`.
+
+    In a sweep, the sentence is logged and the other jobs continue; the sweep ends with exit code 1.
+    """
+
+    @functools.wraps(entry_point)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return entry_point(*args, **kwargs)
+        except (InputError, InstantiationException) as error:
+            # Hydra wraps what a constructor raises; the sentence is the cause's.
+            cause = error if isinstance(error, InputError) else error.__cause__
+            if not isinstance(cause, InputError):
+                raise
+            if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+                logging.getLogger(__name__).error(cause)
+                raise CompactHydraException(f"error: {cause}") from None
+            sys.exit(f"error: {cause}")
+
+    return guarded
+
+
+@contextmanager
+def own_processes() -> Iterator[None]:
+    """Let Lightning start the other processes of this job, and leave nothing of them to the next job of a sweep.
+
+    Lightning's launcher runs ``sys.argv`` again, followed by ``hydra.run.dir``: options must precede overrides. In a
+    sweep, the overrides must be those of this job, with its folder.
+    """
+    hydra, argv, environment = HydraConfig.get(), sys.argv, dict(os.environ)
+    sweep = hydra.mode == RunMode.MULTIRUN
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    of_hydra = ["hydra.mode=RUN"] if sweep else hydra.overrides.hydra
+    sys.argv = [argv[0], *(f"--config-dir={folder}" for folder in folders), *hydra.overrides.task, *of_hydra]
+    if sweep:
+        with read_write(hydra):  # type: ignore[arg-type]  # a DictConfig of that type
+            hydra.run.dir = hydra.runtime.output_dir
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if sweep:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+            os.environ.clear()
+            os.environ.update(environment)

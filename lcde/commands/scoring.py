@@ -1,0 +1,80 @@
+"""Methods on all parts of a data set: what training and evaluation commands share."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from lcde.data.datasets import Parts
+from lcde.data.gallery import Gallery
+from lcde.evaluation.output import write_results
+from lcde.evaluation.results import Result, evaluate
+from lcde.methods.classical import ThresholdRule, choose_threshold
+from lcde.methods.method import Clustering, Details, Method, Rule
+from lcde.progress import track
+from lcde.report.html import PartReport, report_part
+
+
+def evaluate_parts(
+    parts: Parts, method: Method, run_dir: Path, report: bool, keep: Callable[[Gallery, Clustering], None] | None = None
+) -> tuple[list[Result], dict[str, PartReport]]:
+    """Cluster and score held-out identities and evaluation parts in turn, and write the results so far after each.
+
+    All processes of a job call this; those of rank 1 and above get nothing back.
+
+    Parameters
+    ----------
+    parts, method, run_dir
+    report : bool
+        Whether to prepare what a report shows.
+    keep : callable, optional
+        Gets each evaluation part and its clustering.
+
+    Returns
+    -------
+    results : list of Result
+        Without details, which are as large as the kNN graph.
+    shown : dict of str to PartReport
+        By part, what a report shows of it; empty unless ``report``.
+    """
+    results: list[Result] = []
+    shown: dict[str, PartReport] = {}
+
+    def take(gallery: Gallery) -> None:
+        result = evaluate(gallery, method, show_progress=True)
+        if result is not None:
+            if keep is not None and not gallery.held_out:
+                keep(gallery, result.clustering)
+            if report:
+                shown[gallery.name] = report_part(gallery, result.clustering)
+            results.append(replace(result, clustering=replace(result.clustering, details=Details())))
+            write_results(results, run_dir)
+
+    for _ in map(take, _scored(parts)):  # a loop over the parts would hold one while the next is read
+        pass
+    return results, shown
+
+
+def evaluate_baselines(parts: Parts, rules: Mapping[str, Rule]) -> list[Result]:
+    """Every rule on every part, beside the method that is evaluated.
+
+    A rule whose ``threshold`` is None takes the best one on held-out identities, and is left out where there are none.
+    """
+    chosen: dict[str, Rule] = {}
+    for name, rule in track(rules.items(), "thresholds of the baselines"):
+        if not isinstance(rule, ThresholdRule) or rule.threshold is not None:
+            chosen[name] = rule
+        elif parts.validation is not None:
+            chosen[name] = replace(rule, threshold=choose_threshold(rule, parts.validation))
+    results = []
+    for gallery in _scored(parts) if chosen else ():
+        for name, rule in track(chosen.items(), "baselines"):
+            result = evaluate(gallery, Method(name, rule), baseline=True)
+            assert result is not None  # rank 0 alone calls this
+            results.append(result)
+    return results
+
+
+def _scored(parts: Parts) -> Iterator[Gallery]:
+    """Held-out identities, if there are any, then the evaluation parts, one in memory at a time."""
+    return chain([] if parts.validation is None else [parts.validation], parts.evaluation)

@@ -1,0 +1,120 @@
+"""Configurations: where they are, and how objects are built from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lcde.errors import InputError
+from lcde.methods.lcde import Refinement
+from lcde.methods.method import Rule
+from lcde.models.weights import PUBLISHED_NHEAD, Trained, class_named, load_trained
+
+# Inside the package in a wheel, beside it in the source tree.
+CONF = next(
+    folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
+)
+
+# clustering=auto holds nothing but what the user overrides; `choose_rule` merges it into the rule that it stands for.
+ConfigStore.instance().store(group="clustering", name="auto", node=OmegaConf.create({}, flags={"struct": False}))
+
+
+@dataclass(frozen=True)
+class RuleChoice:
+    """A rule by its name, the choice of ``clustering=``, and its configuration."""
+
+    name: str
+    config: DictConfig
+
+
+def compose_config(command: str, overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
+    """The configuration of ``command`` ("train" or "eval") as the command line composes it.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        As on the command line.
+    config_dir : path, optional
+        Folder of a user's own YAML files, as of ``--config-dir``.
+    """
+    searched = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, [*searched, *overrides])
+
+
+def build(config: Any, **arguments: Any) -> Any:
+    """`hydra.utils.instantiate` to plain lists and dicts, raising an `InputError` of a constructor as it was raised."""
+    try:
+        return instantiate(config, _convert_="all", **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+
+
+def trained_model(config: DictConfig) -> Trained | None:
+    """The trained model of ``checkpoint``, or of ``lce_weights`` and ``pce_weights``; None where none are named."""
+    nhead = OmegaConf.select(config, "model.nhead", default=PUBLISHED_NHEAD)
+    return load_trained(config.checkpoint, config.lce_weights, config.pce_weights, nhead)
+
+
+def choose_rule(config: DictConfig, choice: str, trained: Trained | None) -> RuleChoice:
+    """The rule that ``clustering=choice`` stands for.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Of the whole run; its ``clustering`` becomes that of the rule.
+    choice : str
+        "auto" takes the rule of ``trained``, ``lcde`` where its file names none, ``unsupervised`` without networks.
+    trained : Trained, optional
+
+    Raises
+    ------
+    InputError
+        Where ``clustering`` overrides a key that the rule lacks, or a checkpoint names something that is no rule.
+    """
+    if choice == "auto":
+        if trained is not None and trained.rule_config is not None:
+            _require_rules(trained.rule_config, trained.source)
+            choice, rule = str(trained.rule_name), trained.rule_config
+        else:
+            choice = "unsupervised" if trained is None else "lcde"
+            rule = plain(OmegaConf.load(CONF / "clustering" / f"{choice}.yaml"), resolve=False)
+        try:
+            config.clustering = OmegaConf.merge(OmegaConf.create(rule, flags={"struct": True}), config.clustering)
+        except OmegaConfBaseException as error:
+            raise InputError(
+                f"clustering={choice} has no {error.full_key}; it has {', '.join(map(str, rule))}."
+            ) from None
+    return RuleChoice(choice, config.clustering)
+
+
+def build_each(config: DictConfig | None) -> dict[str, Any]:
+    """What each entry of ``config`` builds, by name."""
+    return {str(name): build(entry) for name, entry in (config or {}).items()}
+
+
+def plain(config: Any, resolve: bool = True) -> dict[str, Any]:
+    """``config`` as plain values, interpolations resolved or as text."""
+    container = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _require_rules(config: Mapping[str, Any], source: str, base: type = Rule) -> None:
+    """Raise `InputError` where ``config``, read from a file, would build anything but a rule and its refinements."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _require_rules(value, source, Refinement)
+        elif key == "_target_":
+            class_named(value, base, source)
+        elif isinstance(value, str) and "${" in value:
+            raise InputError(f"{source} holds the interpolation {value} in its rule; name one with clustering=….")

@@ -1,0 +1,69 @@
+"""A gallery: the faces that are clustered together, and their kNN graph.
+
+Shape letters used everywhere: N faces, D feature dimension, K neighbours counting the face itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class KNNGraph:
+    """The K nearest neighbours of each of N faces by cosine similarity.
+
+    Attributes
+    ----------
+    indices : (N, K) int32
+        Neighbours in descending order of similarity; column 0 is the face itself, no face occurs twice in a row.
+    similarities : (N, K) float32
+        Cosine similarities to them.
+    """
+
+    indices: np.ndarray
+    similarities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def k(self) -> int:
+        """Neighbours of each face, the face itself counted."""
+        return int(self.indices.shape[1])
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Faces that are clustered together.
+
+    Attributes
+    ----------
+    name : str
+        Name of the part, such as "part1_test".
+    features : (N, D) float32
+        Embeddings of unit L2 norm.
+    graph : KNNGraph
+        Their kNN graph.
+    labels_true : (N,) int64, optional
+        Identities numbered from 0, None where they are unknown.
+    images : sequence of Path, optional
+        Image file of each face.
+    held_out : bool
+        Whether these are identities held out of a training part: they choose checkpoints, thresholds and jobs of a
+        sweep, and their scores are not results.
+    knn_seconds : float
+        Time it took to build the graph, 0 where it was read from a file.
+    """
+
+    name: str
+    features: np.ndarray
+    graph: KNNGraph
+    labels_true: np.ndarray | None = None
+    images: Sequence[Path] | None = None
+    held_out: bool = False
+    knn_seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.features)

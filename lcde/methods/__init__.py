@@ -1,0 +1,1 @@
+"""Methods: what clusters a gallery, with trained networks or without."""

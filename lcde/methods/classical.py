@@ -1,0 +1,102 @@
+"""Rules without training: edges of the kNN graph above one similarity threshold."""
+
+import importlib.util
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+
+from lcde.clustering.communities import communities, infomap
+from lcde.clustering.components import connected_labels
+from lcde.clustering.edges import distinct_pairs, edges_above
+from lcde.data.gallery import Gallery
+from lcde.errors import InputError
+from lcde.methods.method import Clustering, Details, Rule, Scores, timed
+from lcde.methods.settings import Within
+from lcde.metrics import Contingency, bcubed, pairwise
+
+CANDIDATES = 24  # thresholds that `choose_threshold` tries
+
+
+@dataclass
+class ThresholdRule(Rule):
+    """Base class: a clustering of the kNN edges whose similarity is at least a threshold.
+
+    Attributes
+    ----------
+    threshold : float, optional
+        None until `choose_threshold` has chosen it.
+    """
+
+    threshold: Annotated[float | None, Within(-1, 1)] = None
+
+    def __call__(self, gallery: Gallery, scores: Scores | None = None) -> Clustering:
+        if self.threshold is None:
+            raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
+        seconds: dict[str, float] = {}
+        with timed(seconds, "edges"):
+            edges, similarities = edges_above(gallery.graph, self.threshold)
+        with timed(seconds, "components"):
+            labels = self._labels(edges, similarities, len(gallery))
+        similar = distinct_pairs(edges)[0]
+        return Clustering(labels, seconds, Details(edges_similar=similar, similarity_threshold=self.threshold))
+
+    @abstractmethod
+    def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
+        """Labels (N,) int64 from 0, of ``edges`` (M, 2) with ``similarities`` (M,)."""
+
+
+@dataclass
+class ComponentsRule(ThresholdRule):
+    """Connected components of the thresholded kNN graph: single linkage."""
+
+    def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
+        return connected_labels(edges, num_faces)
+
+
+@dataclass
+class MapEquationRule(ThresholdRule):
+    """Communities of the thresholded kNN graph by the map equation, weighted by similarity.
+
+    Attributes
+    ----------
+    num_trials : int
+        Runs, of which the one of the smallest codelength counts.
+    seed : int
+    """
+
+    num_trials: Annotated[int, Within(1)] = 3
+    seed: Annotated[int, Within(0)] = 0
+
+    def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
+        return communities(edges, similarities, num_faces, self.num_trials, self.seed)
+
+
+@dataclass
+class InfomapRule(MapEquationRule):
+    """As `MapEquationRule`, by the package ``infomap`` (GPL-3.0-or-later)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if importlib.util.find_spec("infomap") is None:
+            raise InputError("clustering=infomap needs the package infomap; pip install 'lcde[infomap]'.")
+
+    def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
+        return communities(edges, similarities, num_faces, self.num_trials, self.seed, infomap)
+
+
+def choose_threshold(rule: ThresholdRule, gallery: Gallery) -> float:
+    """The threshold of ``rule`` with the best mean of pairwise and BCubed F on a labelled ``gallery``.
+
+    Candidates are evenly spaced over the similarities of the graph, its lowest and highest 2 % left out.
+    """
+    assert gallery.labels_true is not None
+    labels_true = gallery.labels_true
+    lowest, highest = np.quantile(gallery.graph.similarities[:, 1:], [0.02, 0.98]).clip(-1, 1).tolist()
+
+    def quality(threshold: float) -> float:
+        table = Contingency.of(labels_true, replace(rule, threshold=threshold)(gallery).labels)
+        return pairwise(table).f_score + bcubed(table).f_score
+
+    return max(np.linspace(lowest, highest, CANDIDATES).tolist(), key=quality)

@@ -1,0 +1,199 @@
+"""What a method is: a rule that clusters a gallery, and a trained model whose scores the rule may ask for."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import numpy as np
+
+from lcde.data.gallery import Gallery
+from lcde.distributed import rank
+from lcde.errors import InputError
+from lcde.methods.settings import Within, check_settings
+
+
+class Scores(Protocol):
+    """What a trained model says of one gallery."""
+
+    def connectivity(self, first_row: int = 0) -> np.ndarray:
+        """Probability that neighbours are of the face's own identity, for the faces from ``first_row`` on.
+
+        Returns
+        -------
+        (N - first_row, K) float32
+            Not symmetrised.
+        """
+
+    def edge_probability(self, edges: np.ndarray) -> np.ndarray:
+        """Probability that the two ends of each of ``edges`` (M, 2) int64 are of one identity: (M,) float32."""
+
+
+class ScoringModel(Protocol):
+    """A trained model as a method sees it; `lcde.models.base.PairModel` is one."""
+
+    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> "BoundScores":
+        """Scores of ``gallery``, which are kept in the folder ``score_cache`` if there is one."""
+
+
+class BoundScores(Scores, Protocol):
+    """Scores of one gallery in a job of several processes: rank 0 asks, the others serve."""
+
+    def serve(self) -> None:
+        """Compute this rank's share of everything that rank 0 asks for, until it calls `dismiss`."""
+
+    def dismiss(self) -> None:
+        """Let the other ranks leave `serve`."""
+
+
+@dataclass(frozen=True)
+class Details:
+    """Intermediate results of a clustering that a report can show; None where a method has no such thing.
+
+    Attributes
+    ----------
+    connectivity : (N, K) float32
+        Symmetrised.
+    density : (N,) float64
+    edges_density : (M, 2) int64
+        From each face to its best denser neighbour.
+    edge_probability : (M,) float32
+        Of ``edges_density``, NaN where the model was not asked.
+    edge_threshold : float
+        A density edge joins above this probability.
+    edges_similar : (L, 2) int64
+        Edges that join by their similarity alone.
+    similarity_threshold : float
+        The threshold of ``edges_similar``, of the weights that the method compares.
+    """
+
+    connectivity: np.ndarray | None = None
+    density: np.ndarray | None = None
+    edges_density: np.ndarray | None = None
+    edge_probability: np.ndarray | None = None
+    edge_threshold: float | None = None
+    edges_similar: np.ndarray | None = None
+    similarity_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What a rule gives for one gallery.
+
+    Attributes
+    ----------
+    labels : (N,) int64
+        Clusters numbered from 0 without gaps; every face is in one.
+    seconds : dict of str to float
+        Time of each stage.
+    details : Details
+        What a report can show.
+    noise : (N,) bool, optional
+        Faces of small or sparse clusters, by the rule's ``min_cluster_size`` and ``density_threshold``; set by
+        `Method.cluster`. `lcde.clustering.components.label_noise` gives them label -1.
+    """
+
+    labels: np.ndarray
+    seconds: dict[str, float] = field(default_factory=dict)
+    details: Details = Details()
+    noise: np.ndarray | None = None
+
+
+@dataclass
+class Rule(ABC):
+    """Base class of decision rules: a gallery, and scores where a model is given, in; a clustering out.
+
+    Attributes
+    ----------
+    min_cluster_size : int
+        Faces of smaller clusters are noise.
+    density_threshold : float, optional
+        Faces of lower density are noise.
+    needs_scores : bool
+        Class attribute: whether the rule asks a trained model.
+    precision : str
+        Precision that the model runs in: "float32", or "auto" for bfloat16 where the device gains from it.
+    """
+
+    min_cluster_size: Annotated[int, Within(1)] = field(default=1, kw_only=True)
+    density_threshold: Annotated[float | None, Within(0)] = field(default=None, kw_only=True)
+
+    needs_scores = False
+    precision = "float32"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @abstractmethod
+    def __call__(self, gallery: Gallery, scores: Scores | None) -> Clustering:
+        """Cluster ``gallery``; ``scores`` are None unless the rule ``needs_scores``."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A rule with the trained model that it asks, if any.
+
+    Attributes
+    ----------
+    name : str
+        What tables and files call it: the choice of ``clustering=`` that made the rule.
+    rule : Rule
+    model : ScoringModel, optional
+    score_cache : Path, optional
+        Folder where the model's scores are kept by content, so that other thresholds cost no second pass.
+    """
+
+    name: str
+    rule: Rule
+    model: ScoringModel | None = None
+    score_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule.needs_scores and self.model is None:
+            raise InputError(f"clustering={self.name} needs trained networks; set checkpoint=… or another clustering.")
+
+    def cluster(self, gallery: Gallery, show_progress: bool = False) -> Clustering | None:
+        """Cluster ``gallery``.
+
+        All processes of a job call this: the model runs on all of them, the rule on rank 0.
+
+        Returns
+        -------
+        Clustering or None
+            None on all ranks but 0.
+
+        Raises
+        ------
+        InputError
+            Where ``density_threshold`` is set but the method has no density.
+        """
+        if self.model is None or not self.rule.needs_scores:
+            return self._with_noise(self.rule(gallery, None)) if rank() == 0 else None
+        scores = self.model.bind(gallery, self.rule.precision, show_progress, self.score_cache)
+        if rank() > 0:
+            scores.serve()
+            return None
+        try:
+            return self._with_noise(self.rule(gallery, scores))
+        finally:
+            scores.dismiss()
+
+    def _with_noise(self, clustering: Clustering) -> Clustering:
+        labels, density, least = clustering.labels, clustering.details.density, self.rule.density_threshold
+        noise = np.bincount(labels)[labels] < self.rule.min_cluster_size
+        if density is not None and least is not None:
+            noise |= density < least
+        elif least is not None:
+            raise InputError(f"clustering.density_threshold={least} is set, but clustering={self.name} has no density.")
+        return replace(clustering, noise=noise)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the duration of the block to ``seconds[stage]``."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

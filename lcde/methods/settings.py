@@ -1,0 +1,46 @@
+"""Checks of the settings of rules, before any long work."""
+
+import math
+from dataclasses import dataclass
+from types import NoneType
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from lcde.errors import InputError
+
+
+@dataclass(frozen=True)
+class Within:
+    """Range of a number, for annotations such as ``Annotated[float, Within(0, 1)]``."""
+
+    low: float
+    high: float = math.inf
+
+
+def check_settings(settings: object, prefix: str = "") -> None:
+    """Raise `InputError` unless the settings of a dataclass are what its annotations say.
+
+    ``Annotated[float, Within(…)]`` is a number in a range, with ``int`` a whole one, with ``| None`` an optional one;
+    ``bool`` and ``Literal`` are choices. Other annotations are not checked. Messages name ``clustering.<prefix><key>``.
+    """
+    for key, hint in get_type_hints(type(settings), include_extras=True).items():
+        value, choices = getattr(settings, key), (True, False) if hint is bool else get_args(hint)
+        if get_origin(hint) is Annotated:
+            fits, wanted = _number(value, get_args(choices[0]) or choices[:1], choices[1])
+        elif hint is bool or get_origin(hint) is Literal:
+            fits, wanted = value in choices, " or ".join(map(str, choices))
+        else:
+            continue
+        if not fits:
+            raise InputError(f"clustering.{prefix}{key}={value} must be {wanted}.")
+
+
+def _number(value: object, types: tuple[type, ...], span: Within) -> tuple[bool, str]:
+    """Whether ``value`` is a number of one of ``types`` within ``span``, and in words what it must be."""
+    whole, optional = int in types, NoneType in types
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    fits = isinstance(value, kinds) and not isinstance(value, bool) and bool(span.low <= value <= span.high)
+    limits = f"from {span.low} to {span.high}" if span.high < math.inf else f"of at least {span.low}"
+    wanted = f"a {'whole ' if whole else ''}number {limits}{' or null' if optional else ''}"
+    return fits or (optional and value is None), wanted

@@ -1,0 +1,117 @@
+"""Clustering without a trained model: communities and centroids, with thresholds from the distribution of impostors."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from lcde.clustering.assignment import assign_faces
+from lcde.clustering.centroids import COMPARED, merge_centroids
+from lcde.clustering.communities import communities
+from lcde.clustering.density import density, symmetrise
+from lcde.clustering.edges import distinct_pairs, edges_above
+from lcde.clustering.impostors import Impostors
+from lcde.clustering.whitening import common_offset, transform, within_cluster_whitening
+from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.knn import edge_similarities
+from lcde.methods.method import Clustering, Details, Rule, Scores, timed
+from lcde.methods.settings import Within
+
+TINY = float(np.finfo(np.float32).tiny)  # least threshold: edges of less similarity never join
+PASSES = 2
+
+
+@dataclass
+class UnsupervisedRule(Rule):
+    """Communities of kNN edges that impostors hardly ever reach, merged by their centroids; twice.
+
+    The first clusters tell which random pairs are of impostors, what all faces share (`common_offset`), and in which
+    directions the faces of one identity differ (`within_cluster_whitening`); the second ones are found without these.
+
+    Attributes
+    ----------
+    impostors_per_face : float
+        An edge counts, and two clusters merge, above the similarity that so many impostors of a face are expected to
+        reach.
+    num_trials : int
+        Runs of the community detection, of which the one of the shortest codelength counts.
+    seed : int
+        Of the community detection.
+    centring, whitening, merging : bool
+        Whether these steps are taken.
+    """
+
+    impostors_per_face: Annotated[float, Within(0)] = 0.0003
+    num_trials: Annotated[int, Within(1)] = 10
+    seed: Annotated[int, Within(0)] = 0
+    centring: bool = True
+    whitening: bool = True
+    merging: bool = True
+
+    def __call__(self, gallery: Gallery, scores: Scores | None = None) -> Clustering:
+        """Cluster ``gallery``.
+
+        In the details, connectivity is 1 where the whitened similarity reaches its threshold and 0 elsewhere,
+        symmetrised; density is its sum over whitened similarities, as in LCDE; all edges above the threshold are
+        similar edges.
+        """
+        seconds: dict[str, float] = {}
+        with timed(seconds, "components"):
+            labels, weighted, threshold = self._cluster(gallery, np.empty(0, dtype=np.int64))
+        with timed(seconds, "edges"):
+            above, (edges, _) = weighted.similarities >= threshold, edges_above(weighted, threshold)
+            connectivity = symmetrise(above.astype(np.float32), weighted.indices)
+            densities, similar = density(connectivity, weighted.similarities), distinct_pairs(edges)[0]
+            details = Details(connectivity, densities, edges_similar=similar, similarity_threshold=threshold)
+        return Clustering(labels, seconds, details)
+
+    def assign(self, gallery: Gallery, known_labels: np.ndarray, scores: Scores | None = None) -> np.ndarray:
+        """Labels of all faces of ``gallery``: ``known_labels`` of the first ones stay, the others are assigned to them.
+
+        The new faces are clustered among themselves, then each joins the known cluster or the new group to which its
+        edges have the largest total weight (`assign_faces`); what is new then merges by centroids.
+
+        Parameters
+        ----------
+        gallery : Gallery
+            N known faces followed by n new ones.
+        known_labels : (N,) int64
+            Numbered from 0, -1 for noise, which no face joins.
+        scores : None
+
+        Returns
+        -------
+        (N + n,) int64
+        """
+        return self._cluster(gallery, known_labels)[0]
+
+    def _cluster(self, gallery: Gallery, known_labels: np.ndarray) -> tuple[np.ndarray, KNNGraph, float]:
+        """Labels (N + n,) of all faces, and the graph of all, here weighted, with its threshold."""
+        given, graph, num_known, dim = gallery.features, gallery.graph, len(known_labels), gallery.features.shape[1]
+        alone = known_labels.max(initial=-1) + 1 + np.arange(len(given) - num_known)
+        labels = np.concatenate([known_labels, alone])
+        for _ in range(PASSES):
+            offset, matrix = np.zeros(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)
+            if self.centring:
+                mean = Impostors.of(given, labels, gallery.graph.similarities).mean
+                offset = common_offset(given, labels, mean)
+            if self.whitening:
+                matrix = within_cluster_whitening(given, labels)
+            features = transform(given, offset, matrix)
+            # The neighbours stay those of the features as given: rows are no longer in descending order.
+            graph = KNNGraph(graph.indices, edge_similarities(features, graph.indices))
+            impostors = Impostors.of(features, labels, graph.similarities)
+            threshold = max(impostors.similarity(self.impostors_per_face), TINY)
+            labels = self._join(graph, threshold, known_labels)
+            if self.merging:
+                labels = merge_centroids(labels, features, graph, threshold, impostors.similarity(COMPARED), num_known)
+        return labels, graph, threshold
+
+    def _join(self, graph: KNNGraph, threshold: float, known_labels: np.ndarray) -> np.ndarray:
+        """Labels (N + n,): communities of the n new faces, which then join known clusters, if there are any."""
+        num_known = len(known_labels)
+        new = KNNGraph(graph.indices[num_known:], graph.similarities[num_known:])
+        edges, weights = edges_above(new, threshold, num_known)
+        among = edges[:, 1] >= num_known
+        groups = communities(edges[among] - num_known, weights[among], len(new), self.num_trials, self.seed)
+        return assign_faces(edges, weights, known_labels, groups) if num_known else groups

@@ -1,0 +1,155 @@
+"""What every trainable model shares: training on sampled kNN edge pairs, scores of a gallery, its checkpoint.
+
+Shape letters: B batch, K neighbours with the face itself first, D feature dimension.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from lcde.data.gallery import Gallery
+from lcde.distributed import rank
+from lcde.errors import InputError
+from lcde.methods.method import BoundScores
+from lcde.models.precision import fastest_dtype
+from lcde.models.score_cache import CachedScores, fingerprint
+from lcde.models.scoring import GraphScorer, PairNetworks
+
+__all__ = ["MakeOptimizer", "MakeScheduler", "Neighbourhoods", "PairModel", "PairNetworks"]
+
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+MakeScheduler = Callable[..., torch.optim.lr_scheduler.LRScheduler]
+
+
+class Neighbourhoods(NamedTuple):
+    """A batch of kNN edge pairs as a model takes it, on the device.
+
+    Attributes
+    ----------
+    features : (B, 2, K, D) float32
+        Neighbourhoods of both ends of each pair, each end first among its K neighbours.
+    same_as_end : (B, 2, 2, K) int64
+        ``[:, e, f]`` is 1 where a neighbour of end f has the identity of end e.
+    same_identity : (B,) int64
+        1 where both ends are of one identity.
+    """
+
+    features: Tensor
+    same_as_end: Tensor
+    same_identity: Tensor
+
+
+class PairModel(LightningModule, ABC):
+    """Base class of models that learn from sampled kNN edge pairs and score the edges of a kNN graph.
+
+    A subclass implements `losses` and `networks`. Its constructor passes the parameters below on. Its own parameters
+    are stored in checkpoints as hyper parameters and must be plain values (numbers, strings, lists, dicts), so that a
+    checkpoint can be read without running code.
+
+    Parameters
+    ----------
+    feature_dim, k : int
+        D and K of the galleries that it is made for.
+    optimizer : callable, optional
+        parameters -> optimiser. Only training needs it.
+    scheduler : callable, optional
+        (optimiser, total_steps=...) -> learning rate schedule, stepped after every batch.
+
+    Raises
+    ------
+    InputError
+        Where a hyper parameter is no plain value.
+
+    Attributes
+    ----------
+    batch_idx : int
+        Number of the present training step within its epoch, the same on all processes of a job.
+    """
+
+    batch_idx = 0
+
+    def __init__(
+        self, feature_dim: int, k: int, optimizer: MakeOptimizer | None = None, scheduler: MakeScheduler | None = None
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)  # the subclass's too
+        try:
+            json.dumps(dict(self.hparams))
+        except TypeError:
+            raise InputError(
+                f"the model's hyper parameters {dict(self.hparams)} are not plain values, which a checkpoint needs; "
+                "in a YAML file, add _convert_: all to the model."
+            ) from None
+        self.feature_dim, self.k = feature_dim, k
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+
+    @abstractmethod
+    def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
+        """Losses of a batch by name, logged as ``train/<name>`` and ``val/<name>``; training minimises their sum."""
+
+    @abstractmethod
+    def networks(self, dtype: torch.dtype) -> PairNetworks:
+        """The networks for inference with features of type ``dtype``; the model itself must stay as it is."""
+
+    def layer_settings(self) -> dict[str, Any]:
+        """Hyper parameters that a model must share with this one to start from its weights."""
+        return {}
+
+    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> BoundScores:
+        """Scores of ``gallery``, computed on the model's device in evaluation mode, which the model stays in.
+
+        Parameters
+        ----------
+        gallery : Gallery
+        precision : str
+            "float32", or "auto" for bfloat16 where the device gains from it.
+        show_progress : bool
+        score_cache : Path, optional
+            Folder where scores are kept by content.
+        """
+        if (found := (gallery.features.shape[1], gallery.graph.k)) != (self.feature_dim, self.k):
+            raise InputError(
+                f"the model was trained with feature_dim={self.feature_dim} and k={self.k}, but {gallery.name}, of "
+                f"{len(gallery)} faces, has feature_dim={found[0]} and a kNN graph of k={found[1]}."
+            )
+        dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
+        scorer = GraphScorer(self.eval().networks(dtype), gallery, self.device, dtype, show_progress)
+        if score_cache is None or rank() > 0:
+            return scorer
+        return CachedScores(scorer, score_cache, fingerprint(self, gallery, dtype))
+
+    def training_step(self, batch: Neighbourhoods, batch_idx: int) -> Tensor:
+        """Sum of the losses."""
+        self.batch_idx = batch_idx
+        losses = self.losses(batch, training=True)
+        logged = {f"train/{name}": loss for name, loss in losses.items()}
+        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch.features), sync_dist=True)
+        return reduce(torch.add, losses.values())
+
+    def validation_step(self, batch: Neighbourhoods, batch_idx: int) -> None:
+        """Log the losses on pairs of held-out identities."""
+        losses = {f"val/{name}": loss for name, loss in self.losses(batch, training=False).items()}
+        self.log_dict(losses, batch_size=len(batch.features), sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimiser and schedule as the constructor was given them."""
+        if self.make_optimizer is None:
+            raise InputError("the model has no optimizer; training needs one, such as model.optimizer=….")
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the model's class and hyper parameters under "method", where `load_checkpoint` reads them."""
+        target = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint.setdefault("method", {})["model"] = {"_target_": target, **self.hparams}

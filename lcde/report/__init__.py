@@ -1,0 +1,1 @@
+"""Reports: figures, pages, what loggers are given, summaries of sweeps."""

@@ -1,0 +1,168 @@
+"""What happens around training: clustering and F-scores at each validation epoch, connectivity, seeds, progress."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+
+from lcde.distributed import broadcast, rank
+from lcde.evaluation.results import Result, evaluate
+from lcde.methods.method import Method, Rule
+from lcde.models.base import Neighbourhoods, PairModel
+from lcde.progress import is_watched
+
+
+class ClusteringEvaluation(Callback):
+    """Cluster the held-out identities and every evaluation part with the present model, and log the F-scores.
+
+    Logs, as fractions, ``val/pairwise_f``, ``val/bcubed_f`` and their mean ``val/f_score`` of the held-out identities,
+    which choose the checkpoint, and ``test/<part>/pairwise_f`` and ``test/<part>/bcubed_f`` of the evaluation parts,
+    which choose nothing. Each checkpoint gets the name and the configuration of the rule.
+
+    Parameters
+    ----------
+    name : str
+        Choice of ``clustering=`` that made the rule.
+    rule : Rule
+    rule_config : dict
+        The configuration that made it, as plain values.
+
+    Attributes
+    ----------
+    history : list of dict
+        All logged metrics of each epoch; it is kept in the checkpoint.
+    """
+
+    def __init__(self, name: str, rule: Rule, rule_config: dict[str, Any]) -> None:
+        self.name, self.rule, self.rule_config = name, rule, rule_config
+        self.history: list[dict[str, float]] = []
+        self._scores: dict[str, float] = {}  # of this epoch; the logged ones are rounded to float32
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Cluster and score all parts, on all processes."""
+        if trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, PairModel)
+        scores: dict[str, float] = {}
+        for gallery in trainer.datamodule.galleries:  # type: ignore[attr-defined]  # Lightning attaches it
+            result = evaluate(gallery, Method(self.name, self.rule, pl_module))
+            if result is not None:
+                scores |= _f_scores(result)
+        self._scores = broadcast(scores)
+        # The same on all ranks, as Lightning wants to be told.
+        pl_module.log_dict(self._scores, sync_dist=True)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the epoch: not at the end of validation, which comes before its training losses are averaged."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.history.append({"epoch": trainer.current_epoch, **metrics, **self._scores})
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Name the method: the model names itself (`PairModel.on_save_checkpoint`), this adds the rule."""
+        checkpoint.setdefault("method", {}).update(name=self.name, clustering=self.rule_config)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the history."""
+        self.history = state_dict["history"]
+
+
+def _f_scores(result: Result) -> dict[str, float]:
+    assert result.pairwise is not None and result.bcubed is not None
+    prefix = "val" if result.held_out else f"test/{result.part}"
+    scores = {f"{prefix}/pairwise_f": result.pairwise.f_score, f"{prefix}/bcubed_f": result.bcubed.f_score}
+    return scores | ({"val/f_score": result.f_score} if result.held_out else {})
+
+
+class PairRefresh(Callback):
+    """After each training epoch, give the pair sampler the model's present connectivity of the training part."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """In a resumed run, score the part with the weights that were loaded: they were saved after an epoch."""
+        if trainer.ckpt_path is not None:
+            self._refresh(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the training part, on all processes."""
+        self._refresh(trainer, pl_module)
+
+    def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, PairModel)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it
+        scores = pl_module.bind(datamodule.train_gallery, "float32", False, None)
+        if rank() > 0:
+            scores.serve()
+        else:
+            datamodule.set_train_connectivity(scores.connectivity())
+            scores.dismiss()
+        pl_module.train()
+
+
+class StepSeed(Callback):
+    """Seed dropout by the number of the step and the process, so that a resumed run draws what the first one would."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed torch's global generator."""
+        draws = np.random.SeedSequence([self.seed, trainer.global_rank, trainer.global_step, batch_idx])
+        torch.manual_seed(int(draws.generate_state(1, np.uint64)[0]))
+
+
+class Throughput(Callback):
+    """Log ``train/pairs_per_second`` of each epoch: pairs of all processes, validation not counted."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock at the first batch."""
+        if batch_idx == 0:
+            self._pairs, self._start = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Neighbourhoods, batch_idx: int
+    ) -> None:
+        """Count, and log after the last batch."""
+        self._pairs += len(batch.features)
+        if trainer.is_last_batch:
+            rate = self._pairs / (time.perf_counter() - self._start)
+            pl_module.log("train/pairs_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+
+
+def progress_bar() -> ProgressBar:
+    """A bar in a terminal or notebook, a line per epoch in the log of a batch job."""
+    return RichProgressBar() if is_watched() else EpochLines()
+
+
+class EpochLines(ProgressBar):
+    """Print after each epoch its number, the F-scores of the held-out identities and the pairs per second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+
+    def enable(self) -> None:
+        """Print lines."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print nothing: Lightning calls this on all processes but one."""
+        self._enabled = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line."""
+        if not self._enabled:
+            return
+        logged = trainer.callback_metrics
+        shown = {
+            "held-out pairwise F": (100, "val/pairwise_f"),
+            "BCubed F": (100, "val/bcubed_f"),
+            "pairs per second": (1, "train/pairs_per_second"),
+        }
+        values = [f"{name} {times * logged[key]:.2f}" for name, (times, key) in shown.items() if key in logged]
+        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {', '.join(values)}", flush=True)

@@ -1,0 +1,69 @@
+"""The set-up of a training run, which the command and the estimator share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from pytorch_lightning import Trainer
+
+from lcde.configuration import build, build_each, plain
+from lcde.data.datasets import Dataset
+from lcde.errors import InputError
+from lcde.methods.method import Rule
+from lcde.models.base import PairModel
+from lcde.models.weights import Trained, require_matching, start_from
+from lcde.training.callbacks import ClusteringEvaluation
+from lcde.training.datamodule import EdgePairDataModule
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that a training run needs, ready to fit."""
+
+    model: PairModel
+    datamodule: EdgePairDataModule
+    trainer: Trainer
+    rule: Rule
+    evaluation: ClusteringEvaluation
+
+    def fit(self, last: Path | None = None) -> None:
+        """Train, from the checkpoint ``last`` of an interrupted run if there is one."""
+        self.trainer.fit(self.model, self.datamodule, ckpt_path=last)
+
+
+def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained | None) -> Training:
+    """Build model, data and trainer of ``config``, and read the data.
+
+    Parameters
+    ----------
+    config : DictConfig
+        As conf/train.yaml composes it.
+    rule_name : str
+        Choice of ``clustering=``.
+    dataset : Dataset
+        With a training part. Held-out identities choose the checkpoint; without any, only the last epoch counts.
+    start : Trained, optional
+        A trained model of the same kind to start from, whose layers the model gets.
+
+    Raises
+    ------
+    InputError
+        Where files are missing or do not fit, or the model does not fit D and K.
+    """
+    if not config.get("model"):
+        raise InputError("model=none has nothing to train; name a model, or cluster with eval.py.")
+    layers = {}
+    if start is not None:
+        require_matching(start, dataset.feature_dim, dataset.k)
+        layers = start.model.layer_settings()
+    model = build(config.model, feature_dim=dataset.feature_dim, k=dataset.k, **layers)
+    if start is not None:
+        start_from(start, model)
+    rule = build(config.clustering)
+    datamodule = build(config.data)(dataset=dataset)
+    datamodule.setup("fit")  # before processes start: errors are reported once, graphs are built with all cores
+    evaluation = ClusteringEvaluation(rule_name, rule, plain(config.clustering))
+    logger = build(config.logger) if config.get("logger") else False
+    callbacks = build_each(config.callbacks).values()
+    trainer = build(config.trainer, callbacks=[evaluation, *callbacks], logger=logger)
+    return Training(model, datamodule, trainer, rule, evaluation)

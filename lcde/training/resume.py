@@ -1,0 +1,41 @@
+"""Continue a training run that was interrupted."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from lcde.errors import InputError
+
+
+def resumed(run_dir: Path) -> DictConfig:
+    """The settings of the run in ``run_dir``; only its logger writes into the folder of this attempt.
+
+    wandb continues the run that it has of it.
+
+    Raises
+    ------
+    InputError
+        Where it is not a training run, or where other settings are given with ``resume=…``.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"resume={run_dir} is not the folder of a training run: it holds no config.yaml.")
+    others = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
+    if others:
+        raise InputError(f"resume={run_dir} continues with the settings of that run; leave out {' '.join(others)}.")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    if "callbacks" not in config:
+        raise InputError(f"resume={run_dir} is a run of eval.py; name the folder of a training run.")
+    if config.logger is not None:
+        config.logger.save_dir = HydraConfig.get().runtime.output_dir
+        if folders := sorted(run_dir.glob("wandb/*run-*-*")):  # run-<date and time>-<id>, offline-run-…
+            config.logger.id = folders[0].name.rsplit("-", 1)[1]
+    return config
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint of the last epoch that ended, None where none did."""
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None

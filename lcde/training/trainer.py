@@ -1,0 +1,24 @@
+"""Lightning's Trainer in the precision that the device gains from."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
+
+from lcde.models.precision import fastest_dtype
+
+
+def make_trainer(accelerator: str, precision: str, **settings: Any) -> Trainer:
+    """A `Trainer` with all its arguments; ``precision`` "auto" is bf16-mixed where the device gains from it."""
+    if precision == "auto":
+        precision = "bf16-mixed" if fastest_dtype(_device(accelerator)) == torch.bfloat16 else "32-true"
+    return Trainer(accelerator=accelerator, precision=precision, **settings)  # type: ignore[arg-type]
+
+
+def _device(accelerator: str) -> torch.device:
+    """The device that Lightning's ``accelerator`` means on this machine."""
+    if accelerator in ("auto", "gpu"):
+        found = {"cuda": CUDAAccelerator.is_available(), "mps": MPSAccelerator.is_available(), "cpu": True}
+        accelerator = next(name for name, available in found.items() if available)
+    return torch.device(accelerator)

@@ -1,0 +1,118 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lcde.clustering.centroids import edges_between_clusters, merge_centroids
+from lcde.data.formats import normalise
+from lcde.data.gallery import KNNGraph
+from lcde.data.knn import build_knn
+
+IDENTITIES = np.repeat(np.arange(60), [1] * 20 + [6] * 39 + [40])
+
+
+def faces(labels, noise, dim=64, seed=0):
+    rng = np.random.default_rng(seed)
+    people = rng.standard_normal((labels.max() + 1, dim))
+    return normalise((people[labels] + noise * rng.standard_normal((len(labels), dim))).astype(np.float32), "faces")
+
+
+def merge(labels, features, threshold, edge_similarity=-1.0, num_known=0):
+    """With all other faces as neighbours, in an order that does not matter."""
+    num_faces = len(features)
+    indices = (np.arange(num_faces)[:, None] + np.arange(num_faces)) % num_faces
+    similarities = np.take_along_axis(features @ features.T, indices, axis=1)
+    return merge_centroids(labels, features, KNNGraph(indices, similarities), threshold, edge_similarity, num_known)
+
+
+def same_clusters(labels, expected):
+    return np.array_equal(labels[:, None] == labels, expected[:, None] == expected)
+
+
+FEATURES = faces(IDENTITIES, noise=0.5)
+
+
+def test_fragments_of_an_identity_merge():
+    fragments = np.unique(IDENTITIES * 3 + np.arange(len(IDENTITIES)) % 3, return_inverse=True)[1]
+    assert same_clusters(merge(fragments, FEATURES, 0.6), IDENTITIES)
+
+
+def test_identities_stay_apart():
+    assert same_clusters(merge(IDENTITIES, FEATURES, 0.6), IDENTITIES)
+
+
+def test_clusters_that_no_edge_joins_stay_apart():
+    features = normalise(np.array([[1, 0.9, 0], [1, -0.9, 0], [1, 0, 0.9], [1, 0, -0.9]], dtype=np.float32), "faces")
+    halves = np.array([0, 0, 1, 1])
+    assert merge(halves, features, 0.9, edge_similarity=0.5).tolist() == [0, 0, 0, 0]
+    assert merge(halves, features, 0.9, edge_similarity=0.6).tolist() == [0, 0, 1, 1]
+
+
+def test_known_clusters_keep_apart_and_their_numbers():
+    features = faces(np.zeros(8, dtype=np.int64), noise=0.2)
+    labels = np.array([1, 1, 0, 0, 2, 2, 3, 3])
+    assert merge(labels, features, 0.6).tolist() == [0] * 8
+    merged = merge(labels, features, 0.6, num_known=4)
+    assert merged[:4].tolist() == [1, 1, 0, 0]
+    assert set(merged[4:].tolist()) <= {0, 1}
+
+
+def test_noise_stays_noise():
+    features = faces(np.zeros(6, dtype=np.int64), noise=0.2)
+    assert merge(np.array([0, -1, 1, -1, 2, 2]), features, 0.6).tolist() == [0, -1, 0, -1, 0, 0]
+    assert merge(np.full(6, -1), features, 0.6).tolist() == [-1] * 6
+
+
+def test_centroids_separate_identities_better_than_faces():
+    labels = np.repeat(np.arange(40), 20)
+    features = faces(labels, noise=1.6)
+    similarities = features @ features.T
+    different = labels[:, None] != labels
+    assert similarities[different].max() > np.quantile(similarities[~different], 0.5)
+    quarters = labels * 4 + np.arange(len(labels)) % 4
+    assert same_clusters(merge(quarters, features, 0.45), labels)
+
+
+def test_faces_all_alike_are_one_cluster():
+    features, one = np.full((7, 4), 0.5, dtype=np.float32), np.zeros(7, dtype=np.int64)
+    assert np.array_equal(merge(np.arange(7), features, 0.9), one)
+
+
+def test_edges_are_those_between_clusters_from_a_similarity_on(monkeypatch):
+    monkeypatch.setattr("lcde.clustering.ROWS", 7)
+    graph = build_knn(FEATURES, 6)
+    labels = np.where(IDENTITIES == 30, -1, IDENTITIES)
+    expected = [
+        (face, other)
+        for face, row in enumerate(graph.indices.tolist())
+        for other, similarity in zip(row[1:], graph.similarities[face, 1:], strict=True)
+        if similarity >= 0.3 and labels[face] != labels[other] and min(labels[face], labels[other]) >= 0
+    ]
+    assert expected
+    assert list(map(tuple, edges_between_clusters(labels, graph, 0.3, 0).tolist())) == expected
+    later = [edge for edge in expected if edge[0] >= 30]
+    assert list(map(tuple, edges_between_clusters(labels, graph, 0.3, 30).tolist())) == later
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.floats(0.3, 2), st.floats(-0.5, 0.9))
+def test_merging_is_that_of_all_centroids_compared_in_turn(seed, num_faces, noise, threshold):
+    rng = np.random.default_rng(seed)
+    features = faces(rng.integers(0, 8, num_faces), noise, 8, seed)
+    labels = np.unique(rng.integers(0, num_faces, num_faces), return_inverse=True)[1]
+    expected = labels.copy()
+    while True:
+        clusters = np.unique(expected)
+        centroids = np.stack([features[expected == cluster].sum(axis=0) for cluster in clusters])
+        centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+        similarity = centroids @ centroids.T - 9 * np.eye(len(clusters))
+        best = similarity.argmax(axis=1)
+        partners = [
+            (first, second)
+            for first, second in enumerate(best)
+            if best[second] == first < second and similarity[first, second] > threshold
+        ]
+        if not partners:
+            break
+        for first, second in partners:
+            expected[expected == clusters[second]] = clusters[first]
+    assert same_clusters(merge(labels, features, threshold), expected)

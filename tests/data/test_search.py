@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lcde.data.search
+from lcde.data.gallery import KNNGraph
+from lcde.data.knn import build_knn, order_neighbours
+from lcde.data.search import approximate_search, cuda_search, exact_search, recall
+
+
+@given(st.integers(0, 10_000))
+def test_recall_is_the_share_of_expected_neighbours(seed):
+    rng = np.random.default_rng(seed)
+    found, expected = (np.stack([rng.permutation(9)[:5] for _ in range(4)]) for _ in range(2))
+    shared = sum(len(set(a) & set(b)) for a, b in zip(found.tolist(), expected.tolist(), strict=True))
+    assert recall(found, expected) == pytest.approx(shared / 20)
+
+
+@pytest.mark.parametrize("feature_dim", [9, 16])
+def test_approximate_search_finds_nearly_all_neighbours(make_gallery, capsys, feature_dim):
+    features = make_gallery(0, num_faces=1_000, feature_dim=feature_dim).features
+    indices, similarities = approximate_search(features, 10)(features)
+    expected = exact_search(features, 10)(features)[0]
+    assert recall(indices, expected) > 0.95
+    own = np.einsum("nkd,nd->nk", features[indices], features)
+    np.testing.assert_allclose(similarities, own, atol=1e-5)
+    printed = capsys.readouterr().out
+    assert "recall@10" in printed
+    assert printed.count("\n") == 1
+
+
+def test_fewer_cells_find_fewer_neighbours_and_say_so(make_gallery, capsys, monkeypatch):
+    features = make_gallery(1, num_faces=1_000, feature_dim=16).features
+    monkeypatch.setattr(lcde.data.search, "PROBES", 2)
+    share = recall(approximate_search(features, 10)(features)[0], exact_search(features, 10)(features)[0])
+    assert share < 0.9
+    printed = float(capsys.readouterr().out.split("recall@10 ")[1].split("%")[0])
+    assert printed == pytest.approx(100 * share, abs=5)  # on a quarter of the faces
+
+
+def test_approximate_search_is_deterministic_whatever_the_block(make_gallery):
+    features = make_gallery(2, num_faces=1_000, feature_dim=16).features
+    expected = approximate_search(features, 10)(features)
+    search = approximate_search(features, 10)
+    blocks = [search(features[start : start + 300]) for start in range(0, 1_000, 300)]
+    assert all(map(np.array_equal, map(np.concatenate, zip(*blocks, strict=True)), expected))
+
+
+def test_approximate_search_fills_rows_that_its_cells_leave_short(make_gallery, monkeypatch):
+    features = make_gallery(3, num_faces=200, feature_dim=8).features
+    monkeypatch.setattr(lcde.data.search, "PROBES", 1)
+    indices = approximate_search(features, 190)(features)[0]
+    assert recall(indices, exact_search(features, 190)(features)[0]) == 1
+
+
+def test_many_faces_are_searched_approximately(make_gallery, monkeypatch, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("searches exactly on a GPU")
+    features = make_gallery(4, num_faces=1_000, feature_dim=16).features
+    build_knn(features, 10)
+    assert "recall" not in capsys.readouterr().out
+    monkeypatch.setattr(lcde.data.search, "EXACT_UP_TO", 999)
+    graph = build_knn(features, 10)
+    assert "recall" in capsys.readouterr().out
+    assert (graph.indices.dtype, graph.similarities.dtype) == (np.int32, np.float32)
+    assert np.array_equal(graph.indices[:, 0], np.arange(1_000))
+    assert all(len(set(row)) == 10 and min(row) >= 0 for row in graph.indices.tolist())
+    build_knn(features, 10, first_row=900)  # few faces are compared with all
+    assert "recall" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_search_on_a_gpu_is_exact(make_gallery, monkeypatch):
+    features = make_gallery(5, num_faces=1_000, feature_dim=16).features
+    monkeypatch.setattr(lcde.data.search, "FACES_PER_CHUNK", 300)
+    found, expected = (
+        order_neighbours(KNNGraph(*search(features, 10)(features))) for search in (cuda_search, exact_search)
+    )
+    assert recall(found.indices, expected.indices) > 0.999  # but for ties
+    np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)

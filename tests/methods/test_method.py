@@ -1,0 +1,53 @@
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from lcde.errors import InputError
+from lcde.methods.lcde import LCDERule
+from lcde.methods.method import Clustering, Details, Method, Rule
+
+
+@dataclass
+class Fixed(Rule):
+    """Always the same five faces."""
+
+    density: np.ndarray | None = field(default_factory=lambda: np.array([0.5, 0.2, 0.9, 0.4, 0.1]))
+
+    def __call__(self, gallery, scores=None):
+        return Clustering(np.array([0, 0, 1, 0, 2]), {}, Details(density=self.density))
+
+
+@pytest.mark.parametrize(
+    ("rule", "noise"),
+    [
+        (Fixed(), [False] * 5),
+        (Fixed(None, min_cluster_size=2), [False, False, True, False, True]),
+        (Fixed(min_cluster_size=2, density_threshold=0.4), [False, True, True, False, True]),
+        (Fixed(density_threshold=0.4), [False, True, False, False, True]),
+    ],
+)
+def test_noise_is_in_small_clusters_or_of_low_density(rule, noise):
+    assert Method("fixed", rule).cluster(None).noise.tolist() == noise
+
+
+def test_a_density_threshold_needs_a_density():
+    with pytest.raises(InputError, match=r"density_threshold=0\.5 is set, but clustering=fixed has no density"):
+        Method("fixed", Fixed(None, density_threshold=0.5)).cluster(None)
+
+
+def test_a_rule_that_asks_networks_needs_them():
+    with pytest.raises(InputError, match="clustering=lcde needs trained networks"):
+        Method("lcde", LCDERule())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_cluster_size": 0}, r"clustering\.min_cluster_size=0 must be a whole number of at least 1\."),
+        ({"density_threshold": -1}, r"clustering\.density_threshold=-1 must be a number of at least 0 or null\."),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        Fixed(**settings)

@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+
+from lcde.clustering.centroids import merge_centroids
+from lcde.clustering.communities import communities
+from lcde.clustering.density import density, symmetrise
+from lcde.clustering.impostors import Impostors
+from lcde.clustering.whitening import common_offset, transform, within_cluster_whitening
+from lcde.data.formats import normalise
+from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.knn import build_knn, edge_similarities
+from lcde.errors import InputError
+from lcde.methods.unsupervised import UnsupervisedRule
+from lcde.metrics import Contingency, bcubed, pairwise
+
+
+def gallery_of(features, k, labels=None):
+    features = normalise(features.astype(np.float32), "faces")
+    return Gallery("test", features, build_knn(features, k), labels)
+
+
+def same_clusters(found, expected):
+    return np.array_equal(found[:, None] == found, expected[:, None] == expected)
+
+
+def faces(rng, labels, dim, noise=0.5):
+    return rng.standard_normal((labels.max() + 1, dim))[labels] + noise * rng.standard_normal((len(labels), dim))
+
+
+@pytest.fixture
+def varied():
+    """Faces that all differ most along the same two directions."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 8)
+    features = faces(rng, labels, 64)
+    features[:, :2] += 4 * rng.standard_normal((800, 2))
+    return gallery_of(features, 40, labels)
+
+
+def test_identities_of_one_and_of_many_faces_are_found():
+    labels = np.repeat(np.arange(150), [*([1] * 100), *([10] * 49), 300])
+    found = UnsupervisedRule()(gallery_of(faces(np.random.default_rng(0), labels, 64), 20)).labels
+    assert found.dtype == np.int64
+    assert len(set(zip(found.tolist(), labels.tolist(), strict=True))) <= 153
+    assert abs(len(np.unique(found)) - 150) <= 3
+
+
+def test_pairs_are_found_in_a_small_gallery_of_mostly_singletons():
+    labels = np.repeat(np.arange(90), [1] * 80 + [2] * 10)
+    found = UnsupervisedRule()(gallery_of(faces(np.random.default_rng(0), labels, 128), 20)).labels
+    assert same_clusters(found, labels)
+
+
+@pytest.mark.parametrize("whitening", [True, False])
+def test_whitening_lets_variation_within_all_clusters_count_less(whitening, varied):
+    found = UnsupervisedRule(whitening=whitening)(varied).labels
+    f_score = bcubed(Contingency.of(varied.labels_true, found)).f_score
+    assert f_score > 0.9 if whitening else f_score < 0.8
+
+
+def test_without_merging_clusters_are_finer(varied):
+    merged, unmerged = (UnsupervisedRule(merging=merging)(varied).labels for merging in (True, False))
+    assert unmerged.max() > merged.max()
+
+
+def test_centring_removes_what_all_faces_share():
+    """Where centring is off, an offset leaves hardly any difference between genuine and impostor pairs."""
+    labels, rng = np.repeat(np.arange(10), 10), np.random.default_rng(0)
+    features = faces(rng, labels, 64) + 30 * np.eye(64)[0]
+    found, without = (
+        UnsupervisedRule(centring=centring, whitening=False)(gallery_of(features, 20)).labels
+        for centring in (True, False)
+    )
+    assert same_clusters(found, labels)
+    assert not same_clusters(without, labels)
+
+
+def test_details_are_of_transformed_faces(make_gallery, monkeypatch):
+    gallery, given = make_gallery(0, num_faces=200), []
+    monkeypatch.setattr(
+        "lcde.methods.unsupervised.transform", lambda *args: given.append(transform(*args)) or given[-1]
+    )
+    details = UnsupervisedRule()(gallery).details
+    transformed, indices = given[-1], gallery.graph.indices
+    assert len(given) == 2
+    assert abs(transformed @ transformed.T - gallery.features @ gallery.features.T).max() > 0.01
+    weights = edge_similarities(transformed, indices)
+    above = weights >= details.similarity_threshold
+    assert np.array_equal(details.connectivity, symmetrise(above.astype(np.float32), indices))
+    assert np.array_equal(details.density, density(details.connectivity, weights))
+    above[:, 0] = False
+    rows, columns = np.nonzero(above)
+    pairs = np.unique(np.sort(np.stack([rows, indices[rows, columns]], axis=1), axis=1), axis=0)
+    assert len(pairs)
+    assert np.array_equal(details.edges_similar, pairs)
+    assert details.edges_density is details.edge_probability is None
+
+
+def test_the_second_pass_follows_from_the_first_clusters(make_gallery):
+    """The rule, step by step."""
+    gallery, labels = make_gallery(0, num_faces=200), np.arange(200)
+    given, indices, similarities = gallery.features, gallery.graph.indices, gallery.graph.similarities
+    for _ in range(2):
+        offset = common_offset(given, labels, Impostors.of(given, labels, similarities).mean)
+        features = transform(given, offset, within_cluster_whitening(given, labels))
+        graph = KNNGraph(indices, edge_similarities(features, indices))
+        impostors = Impostors.of(features, labels, graph.similarities)
+        threshold = impostors.similarity(0.0003)
+        rows, columns = np.nonzero(graph.similarities[:, 1:] >= threshold)
+        edges = np.stack([rows, indices[rows, columns + 1]], axis=1)
+        labels = communities(edges, graph.similarities[rows, columns + 1], 200, 2, seed=0)
+        labels = merge_centroids(labels, features, graph, threshold, impostors.similarity(10))
+    found = UnsupervisedRule(num_trials=2)(gallery)
+    assert found.details.similarity_threshold == threshold
+    assert np.array_equal(found.labels, labels)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("dim", [2, 16])
+def test_few_faces_are_handled(count, dim):
+    """As many neighbours as faces."""
+    apart = np.stack([np.cos(2 * np.arange(count)), np.sin(2 * np.arange(count))], axis=1) @ np.eye(2, dim)
+    assert same_clusters(UnsupervisedRule()(gallery_of(apart, count)).labels, np.arange(count))
+    assert UnsupervisedRule()(gallery_of(np.ones((count, dim)), count)).labels.tolist() == [0] * count
+
+
+@pytest.mark.parametrize(("count", "k"), [(5, 3), (12, 12), (300, 20)])
+@pytest.mark.parametrize("noise", [0, 1e-3])
+def test_faces_all_alike_are_one_cluster(count, k, noise):
+    features = np.ones((count, 16)) + noise * np.random.default_rng(0).standard_normal((count, 16))
+    assert UnsupervisedRule()(gallery_of(features, k)).labels.tolist() == [0] * count
+
+
+def test_copies_of_faces_are_found():
+    labels = np.repeat(np.arange(30), 4)
+    features = np.random.default_rng(0).standard_normal((30, 64))[labels]
+    assert same_clusters(UnsupervisedRule()(gallery_of(features, 10)).labels, labels)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 300, [10] * 10])
+def test_galleries_of_singletons_and_of_few_people_are_clustered(sizes):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    gallery = gallery_of(faces(np.random.default_rng(0), labels, 128), 20)
+    assert same_clusters(UnsupervisedRule()(gallery).labels, labels)
+
+
+def test_all_faces_may_be_neighbours():
+    labels = np.repeat(np.arange(20), 5)
+    gallery = gallery_of(faces(np.random.default_rng(0), labels, 64), 100)
+    assert same_clusters(UnsupervisedRule()(gallery).labels, labels)
+
+
+def test_one_seed_gives_one_result(varied):
+    first, second = (UnsupervisedRule(num_trials=1, seed=5)(varied).labels for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"impostors_per_face": None}, "impostors_per_face=None must be a number of at least 0"),
+        ({"impostors_per_face": -1}, r"clustering\.impostors_per_face=-1 must be a number of at least 0\."),
+        ({"num_trials": 1.5}, r"num_trials=1\.5 must be a whole number of at least 1"),
+        ({"whitening": "on"}, "whitening=on must be True or False"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        UnsupervisedRule(**settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bound"), [("lfw-mixed", 0.92), ("lfw", 0.97)])
+def test_real_faces_cluster_well_without_labels(name, bound, shared):
+    """The settings were chosen on the training parts."""
+    folder = shared / "data" / name
+    labels = np.loadtxt(folder / "labels" / "part1_test.meta", dtype=np.int64)
+    features = np.fromfile(folder / "features" / "part1_test.bin", dtype=np.float32).reshape(len(labels), -1)
+    table = Contingency.of(labels, UnsupervisedRule()(gallery_of(features, 80)).labels)
+    assert min(pairwise(table).f_score, bcubed(table).f_score) >= bound

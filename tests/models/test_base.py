@@ -1,0 +1,117 @@
+"""A model outside the package: one short class trains, is scored, saved and loaded like LCDE."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.nn import functional as F
+
+from lcde.errors import InputError
+from lcde.models.base import PairModel, PairNetworks
+from lcde.models.score_cache import CachedScores
+from lcde.models.weights import load_checkpoint
+
+
+class Toy(PairModel):
+    """Connectivity from a neighbour's similarity to the face, by a logistic function."""
+
+    def __init__(self, feature_dim, k, hidden, optimizer=None, scheduler=None):
+        super().__init__(feature_dim, k, optimizer, scheduler)
+        self.head = nn.Sequential(nn.Linear(1, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, 1))
+
+    def logits(self, features):
+        return self.head((features * features[:, :1]).sum(-1, keepdim=True))[..., 0]
+
+    def losses(self, batch, training):
+        same = batch.same_as_end[:, 0, 0].float()
+        return {"toy_loss": F.binary_cross_entropy_with_logits(self.logits(batch.features[:, 0]), same)}
+
+    def networks(self, dtype):
+        return PairNetworks(lambda features: self.logits(features.float()).sigmoid())
+
+
+@pytest.fixture
+def toy():
+    torch.manual_seed(0)
+    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
+    return Toy(16, 8, 4, optimizer=partial(torch.optim.AdamW, lr=0.1), scheduler=schedule)
+
+
+def test_a_model_is_trained_saved_and_loaded(toy, batch, make_gallery, tmp_path):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    before = toy.losses(batch, training=False)["toy_loss"].item()
+    loader = partial(torch.utils.data.DataLoader, batch_size=None)
+    trainer.fit(toy, loader([batch] * 10), loader([batch]))
+    assert trainer.callback_metrics.keys() >= {"train/toy_loss", "val/toy_loss"}
+    assert trainer.callback_metrics["val/toy_loss"] < before
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 20
+
+    trainer.save_checkpoint(tmp_path / "toy.ckpt")
+    trained = load_checkpoint(tmp_path / "toy.ckpt")
+    assert type(trained.model) is Toy
+    assert trained.model.hparams == {"feature_dim": 16, "k": 8, "hidden": 4}
+    assert (trained.rule_name, trained.rule_config) == (None, None)
+    gallery = make_gallery(1, 60, 16, 8)
+    expected, actual = (model.bind(gallery, "auto", False, None).connectivity() for model in (toy, trained.model))
+    assert expected.std() > 0.01
+    assert np.array_equal(actual, expected)
+
+
+def test_a_checkpoint_keeps_what_others_say_of_the_method(toy, tmp_path):
+    checkpoint = {"state_dict": toy.state_dict(), "method": {"name": "mine", "clustering": {"threshold": 0.5}}}
+    toy.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "toy.ckpt")
+    trained = load_checkpoint(tmp_path / "toy.ckpt")
+    assert (trained.rule_name, trained.rule_config) == ("mine", {"threshold": 0.5})
+    assert all(map(torch.equal, trained.model.state_dict().values(), toy.state_dict().values()))
+
+
+def test_loading_leaves_the_random_generator_alone(toy, tmp_path):
+    checkpoint = {"state_dict": toy.state_dict()}
+    toy.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "toy.ckpt")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    load_checkpoint(tmp_path / "toy.ckpt")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_scores_are_kept_if_a_folder_is_given(toy, make_gallery, tmp_path):
+    gallery = make_gallery(1, 60, 16, 8)
+    kept, computed = (toy.train().bind(gallery, "float32", False, folder) for folder in (tmp_path / "scores", None))
+    assert isinstance(kept, CachedScores)
+    for scores in (kept, computed):
+        assert scores.connectivity(50).shape == (10, 8)
+        assert np.array_equal(scores.connectivity()[50:], scores.connectivity(50))  # without dropout
+        scores.dismiss()
+    assert list((tmp_path / "scores").glob("*.connectivity.npy"))
+
+
+def test_a_model_that_scores_no_edges_says_so(toy, make_gallery):
+    with pytest.raises(InputError, match="gives no edge probabilities"):
+        toy.bind(make_gallery(1, 60, 16, 8), "float32", False, None).edge_probability(np.array([[0, 1]]))
+
+
+@pytest.mark.parametrize("hidden", [OmegaConf.create([4]), lambda: 4])
+def test_hyper_parameters_that_no_checkpoint_could_hold_are_refused(hidden):
+    with pytest.raises(InputError, match=r"'hidden': .* not plain values"):
+        Toy(16, 8, hidden)
+
+
+def test_training_needs_an_optimizer(toy):
+    with pytest.raises(InputError, match=r"model\.optimizer"):
+        Toy(16, 8, 4).configure_optimizers()
+    toy.make_scheduler = None
+    assert isinstance(toy.configure_optimizers(), torch.optim.AdamW)

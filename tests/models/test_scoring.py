@@ -1,0 +1,108 @@
+"""Scores are those of each neighbourhood, in batches of any size and on any number of processes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed, multiprocessing
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from lcde.models import scoring
+from lcde.models.lcde import LCDEModel
+from lcde.models.scoring import GraphScorer, PairNetworks
+
+D, K = 8, 4
+EDGES = np.array([[0, 1], [1, 0], [5, 11], [7, 7], [11, 2]])
+
+
+def make_model():
+    torch.manual_seed(0)
+    model = LCDEModel(D, K, 2, 4, 12, 0.3, 2, 1.0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture
+def model(small_classifier):
+    return make_model()
+
+
+@pytest.fixture
+def gallery(make_gallery):
+    return make_gallery(0, num_faces=12, feature_dim=D, k=K)
+
+
+@pytest.fixture
+def scorer(model, gallery):
+    return model.bind(gallery, "float32", False, None)
+
+
+def test_scores_are_those_of_each_neighbourhood(model, scorer, gallery):
+    neighbours = torch.from_numpy(gallery.features[gallery.graph.indices])
+    ends = [torch.cat([neighbours[first], neighbours[second]]) for first, second in EDGES]
+    with torch.no_grad():
+        expected = [model.lcenet.connectivity(faces[None])[0] for faces in neighbours]
+        expected_edges = [model.pcenet(faces[None]).softmax(-1)[0, 1] for faces in ends]
+    connectivity, probability = scorer.connectivity(), scorer.edge_probability(EDGES)
+    assert (connectivity.dtype, probability.dtype) == (np.float32, np.float32)
+    np.testing.assert_allclose(connectivity, torch.stack(expected), atol=1e-5)
+    np.testing.assert_allclose(scorer.connectivity(9), connectivity[9:], atol=1e-5)
+    np.testing.assert_allclose(probability, torch.stack(expected_edges), atol=1e-5)
+    assert probability.std() > 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1, 5 * K, 10_000])
+def test_scores_do_not_depend_on_batch_size(scorer, monkeypatch, tokens):
+    connectivity, probability = scorer.connectivity(), scorer.edge_probability(EDGES)
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", tokens)
+    np.testing.assert_allclose(scorer.connectivity(), connectivity, atol=1e-5)
+    np.testing.assert_allclose(scorer.edge_probability(EDGES), probability, atol=1e-5)
+
+
+def test_no_edges_have_no_probabilities(scorer):
+    probability = scorer.edge_probability(np.empty((0, 2), dtype=np.int64))
+    assert (probability.shape, probability.dtype) == ((0,), np.float32)
+
+
+def test_scoring_switches_dropout_off(model, gallery):
+    scorer = model.train().bind(gallery, "float32", False, None)
+    assert np.array_equal(scorer.connectivity(), scorer.connectivity())
+    assert np.array_equal(scorer.edge_probability(EDGES), scorer.edge_probability(EDGES))
+
+
+def test_no_output_outlives_its_batch(gallery, monkeypatch):
+    """Small arrays kept between the large ones of each batch made memory grow by gigabytes with every 10,000 faces."""
+    outputs = []
+
+    def connectivity(neighbours):
+        assert all(output.expired() for output in outputs)
+        scores = torch.ones(neighbours.shape[:2])
+        outputs.append(StorageWeakRef(scores.untyped_storage()))
+        return scores
+
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", 5 * K)
+    scorer = GraphScorer(PairNetworks(connectivity), gallery, torch.device("cpu"))
+    assert scorer.connectivity().all()
+    assert len(outputs) == 3
+
+
+def score_on(rank, gallery, folder):
+    torch.set_num_threads(1)
+    scoring.TOKENS_PER_BATCH["cpu"] = 2 * K
+    distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    scorer = make_model().bind(gallery, "float32", False, folder / "scores")
+    if rank:
+        scorer.serve()
+    else:
+        np.savez(folder / "scores.npz", scorer.connectivity(), scorer.edge_probability(EDGES))
+        scorer.dismiss()
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one_does(gallery, tmp_path, monkeypatch):
+    multiprocessing.spawn(score_on, (gallery, tmp_path), nprocs=2)
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", 2 * K)
+    one, two = make_model().bind(gallery, "float32", False, None), np.load(tmp_path / "scores.npz")
+    np.testing.assert_allclose(two["arr_0"], one.connectivity(), atol=1e-6)
+    np.testing.assert_allclose(two["arr_1"], one.edge_probability(EDGES), atol=1e-6)

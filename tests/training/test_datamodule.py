@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from lcde.data.datasets import Parts
+from lcde.errors import InputError
+from lcde.training.datamodule import EdgePairDataModule
+from lcde.training.pairs import UniformPairs
+
+
+class Stage:
+    """The two attributes of a trainer that the data module reads."""
+
+    current_epoch = 0
+    training = True
+
+
+@pytest.fixture
+def datamodule(make_gallery):
+    class Galleries:
+        def load(self, train):
+            return Parts(make_gallery(0, 120, 16, 8), make_gallery(1, 60, 16, 8), [make_gallery(2, 60, 16, 8)])
+
+    module = EdgePairDataModule(Galleries(), UniformPairs(1.0), batch_size=16, seed=0)
+    module.setup("fit")
+    module.trainer = Stage()
+    return module
+
+
+def test_batches_hold_indices_and_labels_only(datamodule):
+    batch = next(iter(datamodule.train_dataloader()))
+    labels = datamodule.train_gallery.labels_true
+    assert batch.pairs.shape == (16, 2)
+    assert batch.pairs.dtype == torch.int64
+    assert np.array_equal(batch.same_identity, labels[batch.pairs[:, 0]] == labels[batch.pairs[:, 1]])
+
+
+def test_neighbourhoods_are_those_of_the_gallery_in_use(datamodule):
+    for training, gallery in ((True, datamodule.train_gallery), (False, datamodule.galleries[0])):
+        datamodule.trainer.training = training
+        loader = datamodule.train_dataloader() if training else datamodule.val_dataloader()[0]
+        batch = next(iter(loader))
+        neighbourhoods = datamodule.on_after_batch_transfer(batch, 0)
+        for row, pair in enumerate(batch.pairs):
+            for end, face in enumerate(pair):
+                neighbours = gallery.graph.indices[face]
+                assert np.array_equal(neighbourhoods.features[row, end], gallery.features[neighbours])
+                for other, centre in enumerate(pair):
+                    same = gallery.labels_true[neighbours] == gallery.labels_true[centre]
+                    assert np.array_equal(neighbourhoods.same_as_end[row, other, end], same)
+
+
+def test_validation_reads_held_out_identities_alone(datamodule):
+    assert len(datamodule.val_dataloader()) == 1
+    datamodule.parts = Parts(datamodule.parts.train, None, datamodule.parts.evaluation)
+    assert datamodule.val_dataloader() == []
+
+
+def test_pairs_are_drawn_anew_each_epoch_and_alike_in_each_run(datamodule):
+    first = datamodule.train_dataloader().dataset.pairs
+    again = datamodule.train_dataloader().dataset.pairs
+    datamodule.trainer.current_epoch = 1
+    later = datamodule.train_dataloader().dataset.pairs
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
+def test_rotation_changes_training_features_alone_and_no_similarity(datamodule):
+    batch = next(iter(datamodule.train_dataloader()))
+    plain = datamodule.on_after_batch_transfer(batch, 0).features
+    datamodule.rotate = True
+    first, second = (datamodule.on_after_batch_transfer(batch, 0).features for _ in range(2))
+    for turned in (first, second):
+        assert (turned - plain).abs().max() > 0.1
+        torch.testing.assert_close(turned @ turned.mT, plain @ plain.mT)
+    assert (first - second).abs().max() > 0.1
+    datamodule.trainer.training = False
+    gallery = datamodule.galleries[0]
+    batch = next(iter(datamodule.val_dataloader()[0]))
+    faces = datamodule.on_after_batch_transfer(batch, 0)
+    assert np.array_equal(faces.features, gallery.features[gallery.graph.indices[batch.pairs]])
+
+
+def test_an_empty_batch_is_refused(datamodule):
+    with pytest.raises(InputError, match=r"data\.batch_size=0"):
+        EdgePairDataModule(datamodule.dataset, UniformPairs(1.0), batch_size=0, seed=0)
