@@ -1,18 +1,15 @@
 """How similar impostor pairs are, estimated from the features and clusters of one gallery."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import betaincinv, ndtri
-
-from lcde.clustering.edges import official_similarity_threshold
 
 SAMPLE = 2_000  # faces compared with as many others
 QUANTILES = 0.05, 0.25  # of the similarity of impostor pairs, below nearly all genuine pairs: they give mean and spread
 CONSISTENT = 0.85  # of the assumed share of impostor pairs; skewness leaves fewer than half of them below the mean
 ROUNDS = 20  # of the estimate of that share
-NEAREST = 4  # columns of the graph that the official threshold takes
-RARE = 0.01  # impostors per face at which the tails of the two distributions are compared
+NEAREST = 3  # neighbours whose mean similarity is the limit
 HIGHEST = 0.999  # no threshold exceeds it: faces more similar than this are copies of one photograph
 DENSE_SHARE = 0.25  # share of faces whose nearest neighbour lies between both tails, from which the normal tail fails
 
@@ -27,14 +24,14 @@ class Impostors:
         Mean and standard deviation.
     num_faces : int
         N
-    limit : float
-        Largest threshold; lower in few dimensions, where the normal tail reaches beyond genuine pairs.
+    nearest : (n, 3) float32
+        Similarities of some faces to their nearest neighbours, or to all others where they are fewer.
     """
 
     mean: float
     spread: float
     num_faces: int
-    limit: float = HIGHEST
+    nearest: np.ndarray
 
     @classmethod
     def of(cls, features: np.ndarray, labels: np.ndarray, similarities: np.ndarray) -> "Impostors":
@@ -47,7 +44,7 @@ class Impostors:
         labels : (N,) int64
             Clusters so far; every face may be alone. If there is one cluster only, pairs within it are taken.
         similarities : (N, K) float32
-            Of the faces to their neighbours, the face itself in column 0, for `limit`.
+            Of the faces to their neighbours, the face itself in column 0.
         """
         num_faces, dim = features.shape
         faces = np.random.default_rng(0).permutation(num_faces)
@@ -55,30 +52,25 @@ class Impostors:
         pairs, different = features[first] @ features[second].T, labels[first][:, None] != labels[second]
         pairs = pairs[(pairs < HIGHEST) & (different if different.any() else True)]
         mean, spread = fit_low_quantiles(pairs) if len(pairs) else (0.0, 0.0)
-        impostors = cls(mean, max(spread, dim**-0.5), num_faces)
-        near = -np.sort(-similarities[first], axis=1)[:, :NEAREST]
-        if near.shape[1] < 2 or not impostors._normal_tail_fails(near[:, 1]):
-            return impostors
-        return replace(impostors, limit=min(HIGHEST, official_similarity_threshold(near)))
+        nearest = -np.sort(-similarities[first], axis=1)[:, 1 : 1 + NEAREST]
+        return cls(mean, max(spread, dim**-0.5), num_faces, nearest)
 
     def similarity(self, per_face: float) -> float:
-        """Similarity that ``per_face`` of a face's N impostors are expected to reach, at most `limit`."""
-        return min(self.limit, self.mean - self.spread * float(ndtri(self._tail(per_face))))
+        """Similarity that ``per_face`` of a face's N impostors are expected to reach.
 
-    def _normal_tail_fails(self, nearest: np.ndarray) -> bool:
-        """Whether many nearest neighbours (n,) lie between the normal tail and that of evenly spread directions.
-
-        The similarity of directions that are evenly spread over a sphere is a beta variable, with a shorter tail.
+        In few dimensions the normal tail reaches beyond genuine pairs. Directions that are spread evenly over a sphere
+        have a shorter tail, that of a beta distribution: where many nearest neighbours lie between both tails, the mean
+        similarity to the nearest neighbours is an upper limit, as the paper's τ.
         """
-        normal, range_ = self.similarity(RARE), 1 - self.mean
-        if normal >= HIGHEST:
-            return True
+        tail = min(0.5, per_face / self.num_faces)
+        normal, range_ = self.mean - self.spread * float(ndtri(tail)), 1 - self.mean
+        if not self.nearest.size:
+            return min(HIGHEST, normal)
         shape = max(0.5, ((range_ / self.spread) ** 2 - 1) / 2)  # (d - 1) / 2 in d dimensions, whose spread is d^-1/2
-        even = self.mean + range_ * (1 - 2 * betaincinv(shape, shape, self._tail(RARE)))
-        return bool(((nearest >= even) & (nearest < normal)).mean() > DENSE_SHARE)
-
-    def _tail(self, per_face: float) -> float:
-        return min(0.5, per_face / self.num_faces)
+        even = self.mean + range_ * (1 - 2 * betaincinv(shape, shape, tail))
+        between = (self.nearest[:, 0] >= even) & (self.nearest[:, 0] < normal)
+        limit = float(self.nearest.mean()) if normal >= HIGHEST or between.mean() > DENSE_SHARE else HIGHEST
+        return min(HIGHEST, limit, normal)
 
 
 def fit_low_quantiles(pairs: np.ndarray) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import pickle
 import pydoc
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def load_checkpoint(path: str | Path) -> Trained:
     """Load a checkpoint that train.py wrote.
 
     The file can hold only plain values and tensors, and the class that it names must be a `PairModel`: it runs no code
-    of its own. Checkpoints of versions before 0.3 name no class; they hold LCENet and PCENet.
+    of its own. Checkpoints of version 0.1 name no class; they hold LCENet and PCENet.
 
     Raises
     ------
@@ -222,7 +223,8 @@ def _readable(path: str | Path, what: str) -> Iterator[Any]:
     """What torch reads of ``path``; turns what is raised on other content into an `InputError`."""
     require_file(Path(path), what)
     try:
-        yield torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped into memory, the optimiser's state, two thirds of a checkpoint, is not read.
+        yield torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except InputError:
         raise
     except UNREADABLE_WEIGHTS as error:

@@ -89,7 +89,7 @@ def test_no_face_is_compared_with_itself(labels):
 def test_no_threshold_separates_copies():
     features, _ = gallery([1] * 100, 16, noise=0)
     assert estimate(features).similarity(1e-9) <= HIGHEST
-    assert Impostors(0.0, 0.25, 100).similarity(1e-9) == HIGHEST
+    assert Impostors(0.0, 0.25, 100, np.empty((0, 3))).similarity(1e-9) == HIGHEST
 
 
 @pytest.mark.parametrize("features", [np.eye(5, 16), np.eye(1, 16), np.eye(1, 16)[[0] * 12]])
@@ -103,16 +103,17 @@ def test_the_official_threshold_is_the_limit_in_few_dimensions(dim):
     features, _ = gallery([10] * 200, dim, noise=0.8)
     graph = build_knn(features, 8)
     impostors = Impostors.of(features, np.arange(2000), graph.similarities)
-    no_limit = replace(impostors, limit=np.inf)
+    no_limit = replace(impostors, nearest=np.empty((0, 3), dtype=np.float32))
     # Hardly any genuine pair is as similar as the normal tail reaches.
-    assert no_limit.similarity(0.003) > min(HIGHEST, np.quantile(graph.similarities[:, 1], 0.99))
+    assert no_limit.similarity(0.003) >= min(HIGHEST, np.quantile(graph.similarities[:, 1], 0.99))
     official = official_similarity_threshold(graph.similarities)
-    assert impostors.similarity(0.003) == impostors.limit == pytest.approx(min(HIGHEST, official))
-    assert impostors.similarity(700) < impostors.limit
+    assert impostors.similarity(0.003) == pytest.approx(min(HIGHEST, official))
+    assert impostors.similarity(700) == no_limit.similarity(700) < official
 
 
 @pytest.mark.parametrize("sizes", [[1] * 1000, [1] * 80 + [2] * 10, [1] * 10 + [20] * 50])
 def test_there_is_no_limit_where_genuine_pairs_are_more_similar_than_impostors(sizes):
     impostors = estimate(gallery(sizes, dim=128, noise=0.7)[0])
-    assert impostors.limit == HIGHEST
+    no_limit = replace(impostors, nearest=np.empty((0, 3), dtype=np.float32))
+    assert impostors.similarity(0.003) == no_limit.similarity(0.003)
     assert impostors.similarity(0.003) > impostors.similarity(1) > 0.1

@@ -6,6 +6,7 @@ from lcde.clustering.communities import communities
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.impostors import Impostors
 from lcde.clustering.whitening import common_offset, transform, within_cluster_whitening
+from lcde.configuration import build, compose_config
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn, edge_similarities
@@ -178,3 +179,13 @@ def test_real_faces_cluster_well_without_labels(name, bound, shared):
     features = np.fromfile(folder / "features" / "part1_test.bin", dtype=np.float32).reshape(len(labels), -1)
     table = Contingency.of(labels, UnsupervisedRule()(gallery_of(features, 80)).labels)
     assert min(pairwise(table).f_score, bcubed(table).f_score) >= bound
+
+
+def test_small_synthetic_galleries_are_clustered():
+    for identities in (60, 100, 150):  # the threshold of the second pass once left 100 identities as singletons
+        sizes = f"dataset.num_identities={{part0_train:60,part1_test:{identities},part2_test:50}}"
+        gallery = (
+            build(compose_config("eval", [sizes, "dataset.parts=[part1_test]"]).dataset).load(train=False).evaluation[0]
+        )
+        table = Contingency.of(gallery.labels_true, UnsupervisedRule(num_trials=2)(gallery).labels)
+        assert pairwise(table).f_score > 0.6
