@@ -46,15 +46,15 @@ def main(config: DictConfig) -> float:
         if len(config.dataset.get("parts", ["custom"])) != 1:
             raise InputError("save_to=… keeps the clustering of one part; let dataset.parts name one.")
     trained = trained_model(config)
-    rule_choice = choose_rule(config, choice, trained)
+    name = choose_rule(config, choice, trained)
     rank_zero_only(write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
 
     dataset = build(config.dataset)
     fabric = Fabric(**{key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")})
     model = None if trained is None else trained.model.to(fabric.device)
-    rule = build(rule_choice.config)
+    rule = build(config.clustering)
     cache = None if config.score_cache is None else Path(config.score_cache)
-    method = Method(rule_choice.name, rule, model, cache)
+    method = Method(name, rule, model, cache)
     if config.assign_to is not None:
         assign(config, method, dataset, run_dir)
         return float("nan")

@@ -19,7 +19,7 @@ from lcde.report.html import write_report
 from lcde.report.loggers import log_config, log_results
 from lcde.report.plots import training_curves
 from lcde.training.fit import set_up
-from lcde.training.resume import last_checkpoint, resumed
+from lcde.training.resume import last_checkpoint, require_same_run, resumed
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -33,13 +33,14 @@ def main(config: DictConfig) -> float:
         F-score of the held-out identities (mean of pairwise and BCubed) at the chosen checkpoint: what a search
         maximises.
     """
-    name = HydraConfig.get().runtime.choices["clustering"]
-    run_dir = Path(config.run_dir)
+    name, run_dir = HydraConfig.get().runtime.choices["clustering"], Path(config.run_dir)
     if OmegaConf.is_missing(config, "resume"):
-        rank_zero_only(write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
+        text = OmegaConf.to_yaml(config, resolve=True)
+        require_same_run(run_dir, text)
+        rank_zero_only(write_config)(text, run_dir)
     else:
         run_dir = Path(config.resume)
-        config = resumed(run_dir)
+        config, name = resumed(run_dir)
     pl.seed_everything(config.seed, verbose=False)
 
     last = last_checkpoint(run_dir)

@@ -1,7 +1,6 @@
 """Configurations: where they are, and how objects are built from them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ CONF = next(
 
 # clustering=auto holds nothing but what the user overrides; `choose_rule` merges it into the rule that it stands for.
 ConfigStore.instance().store(group="clustering", name="auto", node=OmegaConf.create({}, flags={"struct": False}))
-
-
-@dataclass(frozen=True)
-class RuleChoice:
-    """A rule by its name, the choice of ``clustering=``, and its configuration."""
-
-    name: str
-    config: DictConfig
 
 
 def compose_config(command: str, overrides: Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
@@ -65,16 +56,21 @@ def trained_model(config: DictConfig) -> Trained | None:
     return load_trained(config.checkpoint, config.lce_weights, config.pce_weights, nhead)
 
 
-def choose_rule(config: DictConfig, choice: str, trained: Trained | None) -> RuleChoice:
-    """The rule that ``clustering=choice`` stands for.
+def choose_rule(config: DictConfig, choice: str, trained: Trained | None) -> str:
+    """Make ``config.clustering`` the rule that ``clustering=choice`` stands for.
 
     Parameters
     ----------
     config : DictConfig
-        Of the whole run; its ``clustering`` becomes that of the rule.
+        Of the whole run.
     choice : str
         "auto" takes the rule of ``trained``, ``lcde`` where its file names none, ``unsupervised`` without networks.
     trained : Trained, optional
+
+    Returns
+    -------
+    str
+        The name of the rule, a choice of ``clustering=``.
 
     Raises
     ------
@@ -94,7 +90,7 @@ def choose_rule(config: DictConfig, choice: str, trained: Trained | None) -> Rul
             raise InputError(
                 f"clustering={choice} has no {error.full_key}; it has {', '.join(map(str, rule))}."
             ) from None
-    return RuleChoice(choice, config.clustering)
+    return choice
 
 
 def build_each(config: DictConfig | None) -> dict[str, Any]:

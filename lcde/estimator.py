@@ -2,7 +2,6 @@
 
 import math
 import os
-import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -200,13 +200,14 @@ class LCDE(ClusterMixin, BaseEstimator):
         """The method that the parameters name."""
         overrides = [f"clustering={self.clustering}", f"seed={self.random_state}"]
         overrides += [override for override in self.overrides if override.lstrip("+~").startswith("clustering.")]
-        choice = choose_rule(compose_config("eval", overrides, self.config_dir), self.clustering, self._trained)
-        rule = build(choice.config)
+        config = compose_config("eval", overrides, self.config_dir)
+        name = choose_rule(config, self.clustering, self._trained)
+        rule = build(config.clustering)
         if self.min_cluster_size != 1:
             rule.min_cluster_size = self.min_cluster_size
         if self.density_threshold is not None:
             rule.density_threshold = self.density_threshold
-        return Method(choice.name, rule, None if self.model_ is None else self.model_.to(self._device()))
+        return Method(name, rule, None if self.model_ is None else self.model_.to(self._device()))
 
     def _train(self, gallery: Gallery, labels: np.ndarray) -> Trained:
         """Train on ``gallery`` of identities ``labels`` (N,) with the settings of ``lcde train``."""
@@ -257,16 +258,12 @@ class _InMemory:
 @contextmanager
 def _own_random_state(seed: int) -> Iterator[None]:
     """Seed all global generators, and leave them, and torch's choice of algorithms, as they were."""
-    states = random.getstate(), np.random.get_state(), os.environ.get("PL_GLOBAL_SEED")
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng():
+    deterministic, environment = torch.are_deterministic_algorithms_enabled(), dict(os.environ)
+    with isolate_rng():
         pl.seed_everything(seed, verbose=False)
         try:
             yield
         finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            os.environ.pop("PL_GLOBAL_SEED", None)
-            if states[2] is not None:
-                os.environ["PL_GLOBAL_SEED"] = states[2]
             torch.use_deterministic_algorithms(deterministic)
+            os.environ.clear()
+            os.environ.update(environment)

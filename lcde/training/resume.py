@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from lcde.errors import InputError
 
 
-def resumed(run_dir: Path) -> DictConfig:
-    """The settings of the run in ``run_dir``; only its logger writes into the folder of this attempt.
+def resumed(run_dir: Path) -> tuple[DictConfig, str]:
+    """Settings and ``clustering=`` of the run in ``run_dir``; only its logger writes into the folder of this attempt.
 
     wandb continues the run that it has of it.
 
@@ -32,7 +32,15 @@ def resumed(run_dir: Path) -> DictConfig:
         config.logger.save_dir = HydraConfig.get().runtime.output_dir
         if folders := sorted(run_dir.glob("wandb/*run-*-*")):  # run-<date and time>-<id>, offline-run-…
             config.logger.id = folders[0].name.rsplit("-", 1)[1]
-    return config
+    choices = OmegaConf.load(run_dir / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    return config, choices["clustering"]
+
+
+def require_same_run(run_dir: Path, settings: str) -> None:
+    """Raise `InputError` if ``run_dir`` holds checkpoints of other ``settings``, the text of a config.yaml."""
+    path = run_dir / "config.yaml"
+    if last_checkpoint(run_dir) is not None and not (path.is_file() and path.read_text() == settings):
+        raise InputError(f"{run_dir} holds a run of other settings; name another folder with hydra.run.dir=….")
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:

@@ -73,6 +73,14 @@ def test_a_checkpoint_names_its_method(trained, lcde, tiny, tmp_path):
         assert np.array_equal(np.load(tmp_path / "labels" / f"{part}.npy"), np.load(folder / "labels" / f"{part}.npy"))
 
 
+def test_a_folder_of_another_run_is_refused(trained, lcde, tiny):
+    folder = trained[0]
+    before = (folder / "config.yaml").read_bytes()
+    with pytest.raises(SystemExit, match="holds a run of other settings"):
+        lcde("train", *tiny, "trainer.max_epochs=7", f"hydra.run.dir={folder}")
+    assert (folder / "config.yaml").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_one_seed_gives_one_result_without_baselines_too(trained, lcde, tiny, tmp_path):
     lcde("train", *tiny, "trainer.max_epochs=2", "~baselines", "report=false", f"hydra.run.dir={tmp_path}")
