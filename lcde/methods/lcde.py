@@ -90,7 +90,7 @@ class MergeCentroids(Refinement):
         Clusters merge above the similarity that so many impostors of a face are expected to reach.
     """
 
-    impostors_per_centroid: Annotated[float, Within(0)] = 0.005
+    impostors_per_centroid: Annotated[float, Within(0)] = 0.0003
 
     def __call__(self, state: State) -> np.ndarray:
         features, graph = state.gallery.features, state.gallery.graph

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lcde.configuration import build, compose_config
 from lcde.data.datasets import IJBB, MS1M, DeepFashion
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery, KNNGraph
@@ -191,3 +192,19 @@ def test_other_sizes_agree_with_the_program(feature_dim, k, lce_width, pce_width
     export_published(model, *exported)
     again = run_program(shared, tmp_path, gallery, exported, {"dim_feedforward": lce_width, "nhid": pce_width})
     assert np.array_equal(again["labels"], expected["labels"])
+
+
+@pytest.mark.slow
+def test_an_exported_training_run_gives_the_labels_of_the_program(lcde, tiny, shared, tmp_path):
+    weights, run = (tmp_path / "LCENet.pth", tmp_path / "PCENet.pth"), tmp_path / "train"
+    brief = "model.num_layers=3", "trainer.max_epochs=2", "report=false", "~baselines"
+    lcde("train", *tiny, *brief, f"hydra.run.dir={run}")
+    lcde("export", run / "checkpoints" / "last.ckpt", *weights)
+    quick = "clustering=exact", "report=false", "score_cache=null", f"hydra.run.dir={tmp_path / 'eval'}"
+    files = f"lce_weights={weights[0]}", f"pce_weights={weights[1]}"
+    lcde("eval", *(setting for setting in tiny if not setting.startswith("model.")), *files, *quick)
+    config = compose_config("eval", tiny)
+    [gallery] = [part for part in build(config.dataset).load(train=False).evaluation if part.name == "part1_test"]
+    width = 4 * gallery.features.shape[1]
+    expected = run_program(shared, tmp_path, gallery, weights, {"dim_feedforward": width, "nhid": width})
+    assert_same_partition(np.load(tmp_path / "eval" / "labels" / "part1_test.npy"), expected["labels"])
