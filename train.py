@@ -53,18 +53,20 @@ def main(config: DictConfig) -> float:
     with own_processes():
         training.fit(last)
         best = load_checkpoint(chosen.best_model_path)
+        score = float("nan" if chosen.best_model_score is None else chosen.best_model_score)
         method = Method(name, training.rule, best.model.to(trainer.strategy.root_device))
         results, shown = evaluate_parts(parts, method, run_dir, config.report)
         if trainer.is_global_zero:
             results += evaluate_baselines(parts, build_each(config.get("baselines")))
             write_results(results, run_dir)
             if config.report:
-                write_report(run_dir, results, shown, {"training": training_curves(training.evaluation.history)})
+                curves = training_curves(training.evaluation.history, score)
+                write_report(run_dir, results, shown, {"training": curves})
             log_results(trainer.loggers, results, run_dir)
             print_table(results)
             print_published(results)
             print(f"results, figures, report.html and checkpoints: {run_dir}")
-    return float(chosen.best_model_score if chosen.best_model_score is not None else "nan")
+    return score
 
 
 if __name__ == "__main__":

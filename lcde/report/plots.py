@@ -218,7 +218,7 @@ def accepted_edges(clustering: Clustering) -> np.ndarray:
     return accepted
 
 
-def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+def training_curves(history: Sequence[Mapping[str, float]], chosen: float | None = None) -> Figure:
     """Losses and F-scores by epoch; a vertical line marks the epoch that the held-out identities choose.
 
     Parameters
@@ -228,6 +228,8 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
         where the name of a loss ends in "loss"; of held-out identities the F-scores (fractions) ``val/pairwise_f``,
         ``val/bcubed_f`` and their mean ``val/f_score``, which chooses; of evaluation parts ``test/<part>/pairwise_f``
         and ``test/<part>/bcubed_f``, which do not choose. Values that an epoch lacks are not drawn.
+    chosen : float, optional
+        ``val/f_score`` of the chosen epoch.
     """
     figure, panels = _figure("Training: losses should fall and F-scores rise", 4.8, columns=2, sharey=False)
     panels[0].set(title="Losses (solid: train, dashed: held-out)", xlabel="epoch", ylabel="loss")
@@ -248,10 +250,10 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
             color = colors.setdefault(name, PALETTE[len(colors) % len(PALETTE)])
             x, y = points(key)
             panels[panel].plot(x, (1, 100)[panel] * y, style, color=color, label=label, markersize=4)
-    epochs, choosing = points("val/f_score")
+    epochs, scores = points("val/f_score")
+    marked = epochs[np.isclose(scores, np.nan if chosen is None else chosen)][-1:]  # the latest of equal ones
     for axes in panels:
-        if len(epochs):
-            epoch = epochs[choosing.argmax()]  # the first of equal ones, as ModelCheckpoint has it
+        for epoch in marked:
             axes.axvline(epoch, color="0.4", linestyle=":", zorder=0, label=f"chosen epoch: {epoch:g}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if axes.lines:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from torch import Tensor
 
 from lcde.distributed import broadcast, rank
 from lcde.evaluation.results import Result, evaluate
@@ -78,6 +79,41 @@ def _f_scores(result: Result) -> dict[str, float]:
     prefix = "val" if result.held_out else f"test/{result.part}"
     scores = {f"{prefix}/pairwise_f": result.pairwise.f_score, f"{prefix}/bcubed_f": result.bcubed.f_score}
     return scores | ({"val/f_score": result.f_score} if result.held_out else {})
+
+
+class HeldOutCheckpoint(ModelCheckpoint):
+    """Keep the latest epoch whose score on held-out identities is close to the best one.
+
+    Small differences between epochs are chance: one wrong merge of two large clusters costs more. Of epochs that are
+    as good, the latest has the lowest learning rate.
+
+    Parameters
+    ----------
+    tolerance : float
+        How far below the best score an epoch may be.
+    **settings
+        Of Lightning's ``ModelCheckpoint``; ``monitor`` names the score.
+    """
+
+    def __init__(self, tolerance: float, **settings: Any) -> None:
+        super().__init__(mode="max", **settings)
+        self.tolerance, self.highest = tolerance, -np.inf
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether the epoch of score ``current`` is to be kept, in place of the one that is."""
+        if current is None:
+            return False
+        self.highest = max(self.highest, float(current))
+        return bool(current >= self.highest - self.tolerance)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Lightning's, with the best score."""
+        return {**super().state_dict(), "highest": self.highest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both."""
+        super().load_state_dict(state_dict)
+        self.highest = state_dict["highest"]
 
 
 class PairRefresh(Callback):

@@ -114,7 +114,12 @@ def test_a_sweep_over_thresholds_runs_the_networks_once_and_reports_the_best_job
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_killed_run_ends_as_the_undisturbed_one(small, tmp_path):
     # The first epoch counts as the best: the last checkpoint must not depend on that.
-    settings = [*small, "trainer.max_epochs=3", "callbacks.checkpoint.monitor=epoch", "callbacks.checkpoint.mode=min"]
+    plain = (
+        "callbacks.checkpoint._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+        "~callbacks.checkpoint.tolerance",
+    )
+    settings = [*small, "trainer.max_epochs=3", *plain, "callbacks.checkpoint.monitor=epoch"]
+    settings.append("+callbacks.checkpoint.mode=min")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     succeed("train.py", *settings, f"hydra.run.dir={whole}")
     first = [sys.executable, str(ROOT / "train.py"), *settings, f"hydra.run.dir={killed}"]

@@ -47,7 +47,8 @@ def test_held_out_identities_choose_the_checkpoint(trained):
     folder, _ = trained
     epochs = history_of(folder)
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
-    assert best == int(np.argmax([epoch["val/f_score"] for epoch in epochs]))
+    scores = np.array([epoch["val/f_score"] for epoch in epochs])
+    assert best == np.flatnonzero(scores >= scores.max() - 0.01)[-1]  # conf/callbacks/default.yaml has the tolerance
     for part in PARTS:  # evaluation parts are scored at every epoch all the same
         assert all({f"test/{part}/pairwise_f", f"test/{part}/bcubed_f"} <= set(epoch) for epoch in epochs)
     for epoch in epochs:

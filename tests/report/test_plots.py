@@ -123,20 +123,20 @@ def test_training_curves_draw_the_losses_of_any_model_and_mark_the_chosen_epoch(
     ]
     extra = {"train/edge_loss_epoch": 0.3, "train/edge_loss_step": 7, "train/edge_loss": 8, "train/loss_epoch": 0.1}
     history[1] |= extra | {"test/my part/pairwise_f": 0.6, "test/my part/bcubed_f": 0.5, "lr-AdamW": 1}
-    losses, scores = plots.training_curves(history).axes
+    losses, scores = plots.training_curves(history, chosen=0.85).axes
     train, single, val, _ = losses.lines
     np.testing.assert_array_equal(val.get_xydata(), [(1, 0.5), (3, 0.4), (4, 0.3)])
     np.testing.assert_array_equal(train.get_xydata(), [(3, 0.3)])
     np.testing.assert_array_equal(single.get_xydata(), [(3, 0.1)])
-    assert labels_of(losses) == ["edge loss", "loss", "chosen epoch: 3"], "the first of equal epochs"
+    assert labels_of(losses) == ["edge loss", "loss", "chosen epoch: 4"], "the latest of equal epochs"
     assert (train.get_color(), train.get_linestyle(), val.get_linestyle()) == (val.get_color(), "-", "--")
     pairwise, part_pairwise, bcubed, part_bcubed, chosen = scores.lines
     np.testing.assert_allclose(pairwise.get_ydata(), [80, 90, 90])
     np.testing.assert_allclose(bcubed.get_ydata(), [70, 80, 80])
     assert (pairwise.get_linestyle(), bcubed.get_linestyle()) == ("-", "--")
     np.testing.assert_allclose([line.get_xydata()[0] for line in (part_pairwise, part_bcubed)], [(3, 60), (3, 50)])
-    assert list(chosen.get_xdata()) == [3, 3]
-    assert labels_of(scores) == ["held-out identities", "my part", "chosen epoch: 3"]
+    assert list(chosen.get_xdata()) == [4, 4]
+    assert labels_of(scores) == ["held-out identities", "my part", "chosen epoch: 4"]
 
 
 def test_training_curves_without_held_out_scores_mark_nothing():
