@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import callbacks
 
 from lcde.models.weights import load_checkpoint
 
@@ -104,6 +105,8 @@ def test_training_starts_from_given_networks(trained, lcde, tiny, tmp_path):
 
 @pytest.mark.slow
 def test_features_of_lightning_come_from_the_config(lcde, tiny, tmp_path):
+    if not hasattr(callbacks, "EMAWeightAveraging"):
+        pytest.skip("needs Lightning 2.6")
     ema = ["+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging", "+callbacks.ema.decay=0.9"]
     steps = ["trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5"]
     lcde(
