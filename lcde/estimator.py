@@ -248,9 +248,6 @@ class _InMemory:
     feature_dim: int
     gallery: Gallery
 
-    def has_train(self) -> bool:
-        return True
-
     def load(self, train: bool) -> Parts:
         return Parts(self.gallery if train else None, None, [])
 

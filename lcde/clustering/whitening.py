@@ -51,6 +51,8 @@ def within_cluster_whitening(features: np.ndarray, labels: np.ndarray) -> np.nda
     sizes, centroids = _centroids(features, labels)
     weights = np.where(sizes > 1, np.sqrt(sizes) / np.maximum(sizes - 1, 1), 0)
     unit = np.eye(features.shape[1], dtype=np.float32)
+    if not weights.any():  # every face is alone, as before the first clusters
+        return unit
     covariance = np.zeros_like(unit)
     for rows in row_blocks(len(features)):
         own = labels[rows] + 1

@@ -1,8 +1,7 @@
 """Methods on all parts of a data set: what training and evaluation commands share."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from lcde.data.datasets import Parts
@@ -50,7 +49,7 @@ def evaluate_parts(
             results.append(replace(result, clustering=replace(result.clustering, details=Details())))
             write_results(results, run_dir)
 
-    for _ in map(take, _scored(parts)):  # a loop over the parts would hold one while the next is read
+    for _ in map(take, parts.scored()):  # a loop over the parts would hold one while the next is read
         pass
     return results, shown
 
@@ -67,14 +66,9 @@ def evaluate_baselines(parts: Parts, rules: Mapping[str, Rule]) -> list[Result]:
         elif parts.validation is not None:
             chosen[name] = replace(rule, threshold=choose_threshold(rule, parts.validation))
     results = []
-    for gallery in _scored(parts) if chosen else ():
+    for gallery in parts.scored() if chosen else ():
         for name, rule in track(chosen.items(), "baselines"):
             result = evaluate(gallery, Method(name, rule), baseline=True)
             assert result is not None  # rank 0 alone calls this
             results.append(result)
     return results
-
-
-def _scored(parts: Parts) -> Iterator[Gallery]:
-    """Held-out identities, if there are any, then the evaluation parts, one in memory at a time."""
-    return chain([] if parts.validation is None else [parts.validation], parts.evaluation)

@@ -1,8 +1,9 @@
 """The files that make up each data set that `dataset=` can name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -32,6 +33,10 @@ class Parts:
     validation: Gallery | None
     evaluation: Sequence[Gallery]
 
+    def scored(self) -> Iterator[Gallery]:
+        """Held-out identities, if there are any, then the evaluation parts, each read when it is asked for."""
+        return chain([] if self.validation is None else [self.validation], self.evaluation)
+
 
 class Dataset(Protocol):
     """What training and evaluation ask of a data set.
@@ -46,9 +51,6 @@ class Dataset(Protocol):
 
     k: int
     feature_dim: int
-
-    def has_train(self) -> bool:
-        """Whether there is a labelled training part."""
 
     def load(self, train: bool) -> Parts:
         """Read the galleries and their kNN graphs; missing graphs are built.

@@ -84,10 +84,6 @@ class SyntheticBenchmark:
     singleton_share: float
     graph_k: int | None = None
 
-    def has_train(self) -> bool:
-        """Always."""
-        return True
-
     def load(self, train: bool) -> Parts:
         """Generate the parts; see `lcde.data.datasets.Dataset`."""
         for name in [self.train_part, *self.parts]:

@@ -53,7 +53,7 @@ class ClusteringEvaluation(Callback):
             if result is not None:
                 scores |= _f_scores(result)
         self._scores = broadcast(scores)
-        # The same on all ranks, as Lightning wants to be told.
+        # The same on all ranks; Lightning warns without sync_dist.
         pl_module.log_dict(self._scores, sync_dist=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -94,8 +94,7 @@ class EdgePairDataModule(LightningDataModule):
     def galleries(self) -> list[Gallery]:
         """Held-out identities, if there are any, then the evaluation parts; each epoch clusters all of them."""
         assert self.parts is not None
-        held_out = [] if self.parts.validation is None else [self.parts.validation]
-        return [*held_out, *self.parts.evaluation]
+        return list(self.parts.scored())
 
     def set_train_connectivity(self, connectivity: np.ndarray) -> None:
         """Tell the sampler what the model now gives for the training part: (N, K) float32, not symmetrised."""
