@@ -121,9 +121,13 @@ class PairModel(LightningModule, ABC):
                 f"{len(gallery)} faces, has feature_dim={found[0]} and a kNN graph of k={found[1]}."
             )
         dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
-        scorer = GraphScorer(self.eval().networks(dtype), gallery, self.device, dtype, show_progress)
+        self.eval()
+
+        def scorer() -> GraphScorer:
+            return GraphScorer(self.networks(dtype), gallery, self.device, dtype, show_progress)
+
         if score_cache is None or rank() > 0:
-            return scorer
+            return scorer()
         return CachedScores(scorer, score_cache, fingerprint(self, gallery, dtype))
 
     def training_step(self, batch: Neighbourhoods, batch_idx: int) -> Tensor:

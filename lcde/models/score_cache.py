@@ -1,6 +1,8 @@
 """Scores of a model kept by content, so that other thresholds cost no second pass of its networks."""
 
+import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,15 @@ class CachedScores:
 
     Parameters
     ----------
-    scorer : GraphScorer
+    make_scorer : callable
+        () -> `GraphScorer`; called when a score is asked for that is not kept, once at most.
     folder : Path
     key : str
         Beginning of the files' names, the `fingerprint` of everything that the scores depend on.
     """
 
-    def __init__(self, scorer: GraphScorer, folder: Path, key: str) -> None:
-        self.scorer, self.serve, self.dismiss = scorer, scorer.serve, scorer.dismiss
+    def __init__(self, make_scorer: Callable[[], GraphScorer], folder: Path, key: str) -> None:
+        self.scorer = functools.cache(make_scorer)
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(folder / f"{key}.lock")
         self.connectivity_file = folder / f"{key}.connectivity.npy"
@@ -39,7 +42,7 @@ class CachedScores:
             try:
                 stored = np.load(self.connectivity_file)
             except UNREADABLE:  # missing or damaged
-                stored = self.scorer.connectivity()
+                stored = self.scorer().connectivity()
                 write_atomically(self.connectivity_file, lambda file: np.save(file, stored))
         return stored[first_row:]
 
@@ -55,16 +58,24 @@ class CachedScores:
             new = ~np.isin(wanted, keys)
             if new.any():
                 keys = np.append(keys, wanted[new])
-                probability = np.append(probability, self.scorer.edge_probability(edges[new]))
+                probability = np.append(probability, self.scorer().edge_probability(edges[new]))
                 order = np.argsort(keys)
                 keys, probability = keys[order], probability[order]
                 write_atomically(self.edges_file, lambda file: np.savez(file, keys=keys, probability=probability))
         return probability[np.searchsorted(keys, wanted)]
 
+    def serve(self) -> None:
+        """As `GraphScorer.serve`."""
+        self.scorer().serve()
+
+    def dismiss(self) -> None:
+        """As `GraphScorer.dismiss`; the other ranks wait even where no score was computed."""
+        GraphScorer.dismiss()
+
 
 def fingerprint(model: LightningModule, gallery: Gallery, dtype: torch.dtype) -> str:
     """A hash of all that scores depend on: class, hyper parameters and weights of ``model``, precision, ``gallery``."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()  # processors have instructions for it
     digest.update(f"{type(model).__module__}.{type(model).__qualname__} {sorted(model.hparams.items())}".encode())
     digest.update(f"{dtype}".encode())
     arrays = {name: tensor.float().cpu().numpy() for name, tensor in model.state_dict().items()}

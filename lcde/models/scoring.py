@@ -89,7 +89,8 @@ class GraphScorer:
         while (order := broadcast(None)) is not None:
             gather(self._score_share(*order))
 
-    def dismiss(self) -> None:
+    @staticmethod
+    def dismiss() -> None:
         """Let the other ranks leave `serve`."""
         broadcast(None)
 

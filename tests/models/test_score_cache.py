@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_networks_and_computed_once(scorer, tmp_path):
     expected = scorer.connectivity(), scorer.edge_probability(EDGES)
     for asked in (40 + len(EDGES), 0):
         scorer.asked = 0
-        cached = CachedScores(scorer, tmp_path, "key")
+        cached = CachedScores(lambda: scorer, tmp_path, "key")
         np.testing.assert_array_equal(cached.connectivity(), expected[0])
         np.testing.assert_allclose(cached.edge_probability(EDGES[:2]), expected[1][:2], atol=1e-6)
         np.testing.assert_allclose(cached.edge_probability(EDGES[::-1]), expected[1][::-1], atol=1e-6)
@@ -87,11 +87,11 @@ def test_everything_that_changes_a_score_changes_the_key(make_gallery):
 
 
 def test_damaged_files_are_made_anew(scorer, tmp_path):
-    cached = CachedScores(scorer, tmp_path, "key")
+    cached = CachedScores(lambda: scorer, tmp_path, "key")
     expected = cached.connectivity(), cached.edge_probability(EDGES)
     for file in (cached.connectivity_file, cached.edges_file):
         file.write_bytes(file.read_bytes()[:50])
-    again = CachedScores(scorer, tmp_path, "key")
+    again = CachedScores(lambda: scorer, tmp_path, "key")
     np.testing.assert_array_equal(again.connectivity(), expected[0])
     np.testing.assert_array_equal(again.edge_probability(EDGES), expected[1])
 
@@ -99,7 +99,7 @@ def test_damaged_files_are_made_anew(scorer, tmp_path):
 def score(gallery, folder, edges):
     torch.set_num_threads(1)
     scorer = counting(gallery)
-    cached = CachedScores(scorer, folder, "key")
+    cached = CachedScores(lambda: scorer, folder, "key")
     return cached.connectivity().sum(), cached.edge_probability(edges), scorer.asked
 
 
@@ -110,5 +110,5 @@ def test_concurrent_jobs_compute_once_and_lose_nothing(scorer, make_gallery, tmp
         done = pool.starmap(score, [(gallery, tmp_path, EDGES[:3]), (gallery, tmp_path, EDGES[1:])])
     assert sum(asked for *_, asked in done) == 40 + len(EDGES)
     assert len({total for total, *_ in done}) == 1
-    CachedScores(scorer, tmp_path, "key").edge_probability(EDGES)
+    CachedScores(lambda: scorer, tmp_path, "key").edge_probability(EDGES)
     assert scorer.asked == 0
