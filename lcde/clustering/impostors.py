@@ -86,5 +86,6 @@ def fit_low_quantiles(pairs: np.ndarray) -> tuple[float, float]:
         lower, upper = pairs[np.multiply(QUANTILES, share * (len(pairs) - 1)).astype(np.int64)].astype(np.float64)
         spread = (upper - lower) / (high - low)
         mean = upper - high * spread
-        share = min(share, 2 * np.searchsorted(pairs, mean) / len(pairs) / CONSISTENT)
+        below = np.searchsorted(pairs, np.float32(mean))  # of a float64 it would make a copy of all pairs
+        share = min(share, 2 * below / len(pairs) / CONSISTENT)
     return float(mean), float(spread)
