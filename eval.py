@@ -77,7 +77,7 @@ def main(config: DictConfig) -> float:
     if report:
         results += evaluate_baselines(parts, build_each(config.get("baselines")))
         write_results(results, run_dir)
-        write_report(run_dir, results, shown, {})
+        write_report(run_dir, results, shown)
     if config.get("logger") is not None:
         loggers = [build(config.logger)]
         log_config(loggers, config)

@@ -48,13 +48,13 @@ def main(config: DictConfig) -> float:
     training = set_up(config, name, build(config.dataset), start)
     trainer, parts = training.trainer, training.datamodule.parts
     chosen = trainer.checkpoint_callback
-    assert parts is not None and isinstance(chosen, ModelCheckpoint)
+    assert isinstance(chosen, ModelCheckpoint)
     log_config(trainer.loggers, config)
     with own_processes():
-        training.fit(last)
+        trainer.fit(training.model, training.datamodule, ckpt_path=last)
         best = load_checkpoint(chosen.best_model_path)
         score = float("nan" if chosen.best_model_score is None else chosen.best_model_score)
-        method = Method(name, training.rule, best.model.to(trainer.strategy.root_device))
+        method = Method(name, training.evaluation.rule, best.model.to(trainer.strategy.root_device))
         results, shown = evaluate_parts(parts, method, run_dir, config.report)
         if trainer.is_global_zero:
             results += evaluate_baselines(parts, build_each(config.get("baselines")))

@@ -63,7 +63,7 @@ class CopyingData(EdgePairDataModule):
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> Neighbourhoods:
         """Return the features; the networks append the similarities again, a few thousandths of a step."""
         *_, pair_tokens, same_as_end, same_identity = batch
-        features = pair_tokens[..., : self.dataset.feature_dim].unflatten(1, (2, -1))
+        features = pair_tokens[..., : self.train_gallery.features.shape[1]].unflatten(1, (2, -1))
         return Neighbourhoods(features, same_as_end, same_identity)
 
 
@@ -156,9 +156,7 @@ class Stage:
 def read_data(kind: type[EdgePairDataModule], overrides: list[str]) -> EdgePairDataModule:
     """The data module of ``overrides`` with its training part."""
     config = compose_config("train", [*overrides, "dataset.parts=[]", "dataset.held_out_identities=20"])
-    data = kind(dataset=build(config.dataset), **build(config.data).keywords)
-    data.setup("fit")
-    return data
+    return kind(dataset=build(config.dataset), **build(config.data).keywords)
 
 
 def _now() -> float:

@@ -17,9 +17,7 @@ from lcde.methods.method import Rule
 from lcde.models.weights import PUBLISHED_NHEAD, Trained, class_named, load_trained
 
 # Inside the package in a wheel, beside it in the source tree.
-CONF = next(
-    folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
-)
+CONF = next(folder / "conf" for folder in Path(__file__).parents if (folder / "conf").is_dir())
 
 # clustering=auto holds nothing but what the user overrides; `choose_rule` merges it into the rule that it stands for.
 ConfigStore.instance().store(group="clustering", name="auto", node=OmegaConf.create({}, flags={"struct": False}))
@@ -87,9 +85,7 @@ def choose_rule(config: DictConfig, choice: str, trained: Trained | None) -> str
         try:
             config.clustering = OmegaConf.merge(OmegaConf.create(rule, flags={"struct": True}), config.clustering)
         except OmegaConfBaseException as error:
-            raise InputError(
-                f"clustering={choice} has no {error.full_key}; it has {', '.join(map(str, rule))}."
-            ) from None
+            raise InputError(f"clustering={choice} has no {error.full_key}; it has {', '.join(rule)}.") from None
     return choice
 
 

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lcde.clustering.components import label_noise
 from lcde.configuration import build, choose_rule, compose_config, plain
 from lcde.data.datasets import Parts
 from lcde.data.formats import normalise
-from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn, own_graph
 from lcde.errors import InputError
 from lcde.methods.method import Method
@@ -29,6 +29,7 @@ from lcde.models.weights import Trained, load_checkpoint, load_published, load_t
 from lcde.training.fit import set_up
 
 
+@dataclass(eq=False, repr=False)  # scikit-learn has its own
 class LCDE(ClusterMixin, BaseEstimator):
     """Cluster embeddings: at once without labels, or with a model trained on labelled ones.
 
@@ -80,37 +81,20 @@ class LCDE(ClusterMixin, BaseEstimator):
         The trained model.
     """
 
-    _trained: Trained | None
-
-    def __init__(
-        self,
-        k: int = 80,
-        clustering: str = "auto",
-        model: str = "lcde",
-        overrides: Sequence[str] = (),
-        config_dir: str | Path | None = None,
-        density_threshold: float | None = None,
-        min_cluster_size: int = 1,
-        max_epochs: int | None = None,
-        checkpoint: str | Path | None = None,
-        lce_weights: str | Path | None = None,
-        pce_weights: str | Path | None = None,
-        device: str = "auto",
-        random_state: int = 0,
-    ) -> None:
-        self.k = k
-        self.clustering = clustering
-        self.model = model
-        self.overrides = overrides
-        self.config_dir = config_dir
-        self.density_threshold = density_threshold
-        self.min_cluster_size = min_cluster_size
-        self.max_epochs = max_epochs
-        self.checkpoint = checkpoint
-        self.lce_weights = lce_weights
-        self.pce_weights = pce_weights
-        self.device = device
-        self.random_state = random_state
+    k: int = 80
+    clustering: str = "auto"
+    model: str = "lcde"
+    overrides: Sequence[str] = ()
+    config_dir: str | Path | None = None
+    density_threshold: float | None = None
+    min_cluster_size: int = 1
+    max_epochs: int | None = None
+    checkpoint: str | Path | None = None
+    lce_weights: str | Path | None = None
+    pce_weights: str | Path | None = None
+    device: str = "auto"
+    random_state: int = 0
+    _trained: Trained | None = field(init=False)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **parameters: Any) -> "LCDE":
@@ -144,26 +128,22 @@ class LCDE(ClusterMixin, BaseEstimator):
         """
         if self.k < 2:
             raise InputError(f"k={self.k} must be 2 or more: it counts the face itself.")
-        if y is None:
-            features = normalise(validate_data(self, X, dtype=np.float32, copy=True), "X")
-        else:
-            X, y = validate_data(self, X, y, dtype=np.float32, copy=True)
-            features = normalise(X, "X")
-        gallery = Gallery("X", features, self._graph(features, graph))
+        checked = validate_data(self, X, y, dtype=np.float32, copy=True)
+        X, y = (checked, None) if y is None else checked
+        features, k = normalise(X, "X"), self.k
+        knn = build_knn(features, min(k, len(X))) if graph is None else own_graph(*graph, features, k, "graph")
+        gallery = Gallery("X", features, knn)
         source = self.checkpoint, self.lce_weights, self.pce_weights
         if y is not None:
-            trained: Trained | None = self._train(gallery, np.unique(y, return_inverse=True)[1])
-        elif getattr(self, "_source", None) == source:  # a model that fit(X, y) trained stays until another is named
-            trained = self._trained
-        else:
-            trained = load_trained(*source)
-        self._trained, self._source = trained, source
-        self.model_ = None if trained is None else trained.model
+            self._trained = self._train(gallery, np.unique(y, return_inverse=True)[1])
+        elif getattr(self, "_source", None) != source:  # a model that fit(X, y) trained stays until another is named
+            self._trained = load_trained(*source)
+        self._source = source
+        self.model_ = None if self._trained is None else self._trained.model
         self._method = self._make_method()
         clustering = self._method.cluster(gallery)
-        assert clustering is not None  # there is one process
+        assert clustering is not None and clustering.noise is not None  # there is one process
         self._gallery, self._clustering = gallery, clustering
-        assert clustering.noise is not None  # `Method.cluster` sets it
         self.labels_ = label_noise(clustering.labels, clustering.noise)
         self.n_clusters_ = int(self.labels_.max()) + 1
         self.density_ = clustering.details.density
@@ -191,11 +171,6 @@ class LCDE(ClusterMixin, BaseEstimator):
         known = SavedClustering.of(self._gallery, self._clustering, self.k, self._method.rule)
         return known.assign(features, self.model_ if known.rule.needs_scores else None).labels[len(self.labels_) :]
 
-    def _graph(self, features: np.ndarray, graph: tuple[np.ndarray, np.ndarray | None] | None) -> KNNGraph:
-        if graph is not None:
-            return own_graph(*graph, features, self.k, "graph")
-        return build_knn(features, min(self.k, len(features)))
-
     def _make_method(self) -> Method:
         """The method that the parameters name."""
         overrides = [f"clustering={self.clustering}", f"seed={self.random_state}"]
@@ -213,14 +188,12 @@ class LCDE(ClusterMixin, BaseEstimator):
         """Train on ``gallery`` of identities ``labels`` (N,) with the settings of ``lcde train``."""
         if not labels.any():
             raise InputError(f"training needs two identities or more, but y names 1 class of n_samples={len(labels)}.")
-        gallery = Gallery("X", gallery.features, gallery.graph, labels)
-        dataset = _InMemory(gallery.graph.k, gallery.features.shape[1], gallery)
+        dataset = _InMemory(gallery.graph.k, gallery.features.shape[1], replace(gallery, labels_true=labels))
         device = self._device()
         settings = [f"model={self.model}", f"seed={self.random_state}", "~logger", "callbacks=training"]
-        settings += [f"trainer.accelerator={'gpu' if device.type == 'cuda' else device.type}"]
-        settings += [f"trainer.devices={1 if device.index is None else [device.index]}"]
-        settings += ["+trainer.limit_val_batches=0", "+trainer.enable_checkpointing=false"]
-        settings += ["+trainer.enable_progress_bar=false"]
+        without = ("limit_val_batches=0", "enable_checkpointing=false", "enable_progress_bar=false")
+        settings += [f"+trainer.{setting}" for setting in without]
+        settings += [f"trainer.accelerator={device.type}", f"trainer.devices={[device.index] if device.index else 1}"]
         settings += [] if self.clustering == "auto" else [f"clustering={self.clustering}"]
         settings += [] if self.max_epochs is None else [f"trainer.max_epochs={self.max_epochs}"]
         start = load_trained(self.checkpoint, self.lce_weights, self.pce_weights)
@@ -230,14 +203,13 @@ class LCDE(ClusterMixin, BaseEstimator):
                 config.model.nhead = math.gcd(config.model.nhead, dataset.feature_dim, dataset.k)
             name = "lcde" if self.clustering == "auto" else self.clustering
             training = set_up(config, name, dataset, start)
-            training.fit()
+            training.trainer.fit(training.model, training.datamodule)
         training.model.trainer = None  # which holds the data and cannot be pickled
         return Trained(training.model, name, plain(config.clustering), "the model trained on X and y")
 
     def _device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(best if self.device == "auto" else self.device)
 
 
 @dataclass

@@ -15,9 +15,15 @@ UNREADABLE = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError
 
 
 def require_file(path: Path, what: str) -> Path:
-    """Return ``path``; raise `InputError` if no file is there."""
+    """Return ``path``; raise `InputError` where no file is there, or an empty one or a pointer of git-lfs."""
     if not path.is_file():
         raise InputError(f"{what} not found: {path} does not exist; check the path.")
+    with open(path, "rb") as file:
+        start = file.read(len(b"version https://git-lfs"))
+    if not start:
+        raise InputError(f"{path} is empty (0 bytes); copy or create it again.")
+    if start == b"version https://git-lfs":
+        raise InputError(f"{path} is a pointer of git-lfs, not the file itself; fetch it with `git lfs pull`.")
     return path
 
 

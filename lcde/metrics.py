@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import csr_matrix
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,10 @@ class Contingency:
     def of(cls, labels_true: np.ndarray, labels: np.ndarray) -> "Contingency":
         """Count two labelings (N,) of integers; raise ValueError where they differ in shape or are empty."""
         if labels_true.ndim != 1 or labels_true.shape != labels.shape or not len(labels):
-            raise ValueError(
-                f"labels_true {labels_true.shape} and labels {labels.shape} must be equally long, not empty vectors"
-            )
+            shapes = labels_true.shape, labels.shape
+            raise ValueError(f"labels_true and labels of shapes {shapes} must be equally long vectors, not empty ones.")
         identity, cluster = _numbered(labels_true), _numbered(labels)
-        # Cluster by cluster (SciPy's counting sort), one identity's faces are a few runs, which the table adds up.
-        rows_end = np.arange(len(labels) + 1, dtype=cluster.dtype)
-        by_cluster = csr_matrix((identity, cluster, rows_end)).tocsc()
-        identity, cluster = by_cluster.data, _repeated(np.diff(by_cluster.indptr), cluster.dtype)
-        run = np.flatnonzero(np.append(True, (identity[1:] != identity[:-1]) | (cluster[1:] != cluster[:-1])))
-        lengths = np.diff(run, append=len(labels))
-        table = coo_matrix((lengths, (identity[run], cluster[run]))).tocsr()
+        table = csr_matrix((np.ones(len(labels), dtype=np.int64), (identity, cluster)))  # adds up equal pairs
         identities, clusters = table.sum(axis=1).A1, table.sum(axis=0).A1
         sizes = np.repeat(identities, np.diff(table.indptr)), clusters[table.indices]
         return cls(table.data, *sizes, identities[identities > 0], clusters[clusters > 0])
@@ -93,8 +86,3 @@ def _numbered(labels: np.ndarray) -> np.ndarray:
     if labels.min() < 0 or labels.max() >= 4 * len(labels):
         labels = np.unique(labels, return_inverse=True)[1]
     return labels.astype(dtype)
-
-
-def _repeated(sizes: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Labels 0, 1, … in ascending order, each as often as ``sizes`` says."""
-    return np.repeat(np.arange(len(sizes), dtype=dtype), sizes)

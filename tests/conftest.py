@@ -1,9 +1,14 @@
 """Small galleries and graphs for all tests, hypothesis settings, and the reference files beside the project."""
 
+import atexit
 import contextlib
 import io
+import multiprocessing
+import os
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -77,13 +82,17 @@ def published(tmp_path_factory):
     return folder / "lce.pth", folder / "pce.pth"
 
 
-TINY = ("dataset.num_identities={part0_train:60,part1_test:40,part2_test:50}", "dataset.held_out_identities=40")
+@pytest.fixture(scope="session")
+def tiny_data():
+    """Settings of a small synthetic data set."""
+    sizes = "dataset.num_identities={part0_train:60,part1_test:40,part2_test:50}", "dataset.held_out_identities=40"
+    return [*sizes, "dataset.k=8"]
 
 
 @pytest.fixture(scope="session")
-def tiny():
-    """Settings of a small synthetic data set and small networks, which train in seconds."""
-    return [*TINY, "model.num_layers=1", "trainer=cpu"]
+def tiny(tiny_data):
+    """Settings of that data set and of small networks, which train in seconds."""
+    return [*tiny_data, "model.num_layers=1", "trainer=cpu"]
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +111,61 @@ def lcde():
         return output.getvalue()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """A context of ``multiprocessing`` whose processes are forks of one that has imported what takes seconds."""
+    if sys.platform == "win32":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hypothesis", "networkit", "lcde.commands.scoring", "lcde.training.fit"])
+    return context
+
+
+class Started(NamedTuple):
+    """A process that runs a command, and the file of what it prints."""
+
+    process: BaseProcess
+    log: Path
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and output of the command, when it has ended."""
+        self.process.join(300)
+        self.process.kill()
+        self.process.join()
+        return self.process.exitcode, self.log.read_text()
+
+
+def run_lcde(arguments, folder, environment, log):
+    """``lcde <arguments>`` in the process that calls this, up to what an interpreter does at its end."""
+    from lcde.__main__ import main
+
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["lcde", *arguments]
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()
+
+
+@pytest.fixture(scope="session")
+def start(processes, tmp_path_factory):
+    """Start ``lcde <arguments>`` in a process of its own."""
+
+    def start(*arguments, folder=None, environment=None):
+        log = tmp_path_factory.mktemp("log") / "log.txt"
+        settings = list(map(str, arguments)), folder or os.getcwd(), dict(environment or os.environ), log
+        process = processes.Process(target=run_lcde, args=settings)
+        process.start()
+        return Started(process, log)
+
+    return start
 
 
 @pytest.fixture(scope="session")

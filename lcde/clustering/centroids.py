@@ -2,21 +2,15 @@
 
 import numpy as np
 
-from lcde.clustering import row_blocks
-from lcde.clustering.edges import distinct_pairs, edges_above
+from lcde.clustering.edges import distinct_pairs, edge_blocks
 from lcde.clustering.whitening import cluster_sums
-from lcde.data.gallery import KNNGraph
+from lcde.data.gallery import KNNGraph, row_blocks
 
 COMPARED = 10  # impostors per face that reach the similarity from which a kNN edge makes two clusters be compared
 
 
 def merge_centroids(
-    labels: np.ndarray,
-    features: np.ndarray,
-    graph: KNNGraph,
-    threshold: float,
-    edge_similarity: float,
-    num_known: int = 0,
+    labels: np.ndarray, features: np.ndarray, graph: KNNGraph, threshold: float, compared: float, num_known: int = 0
 ) -> np.ndarray:
     """Merge pairs of clusters that are each other's most similar one, until no two are above the threshold.
 
@@ -30,7 +24,7 @@ def merge_centroids(
         Of the N faces.
     threshold : float
         Similarity of centroids above which clusters merge.
-    edge_similarity : float
+    compared : float
         Only clusters that a kNN edge of at least this similarity connects are compared.
     num_known : int
         That many faces have been clustered before: their clusters keep their numbers and do not merge with each other,
@@ -45,7 +39,7 @@ def merge_centroids(
     sums = cluster_sums(features, labels + 1)[1:]
     length = np.linalg.norm(sums, axis=1)
     merged, into = np.arange(num_clusters), np.arange(num_clusters)
-    pairs, _ = _mergeable(labels[edges_between_clusters(labels, graph, edge_similarity, num_known)], first_new)
+    pairs, _ = _mergeable(labels[edges_between_clusters(labels, graph, compared, num_known)], first_new)
     similarity, stale = np.empty(len(pairs), dtype=np.float32), np.arange(len(pairs))
     while len(pairs):
         for rows in (stale[block] for block in row_blocks(len(stale))):
@@ -74,9 +68,7 @@ def edges_between_clusters(labels: np.ndarray, graph: KNNGraph, edge_similarity:
     The many more edges inside clusters are dropped block by block.
     """
     edges = [np.empty((0, 2), dtype=np.int64)]
-    for rows in row_blocks(len(graph), first_row):
-        block = KNNGraph(graph.indices[rows], graph.similarities[rows])
-        found, _ = edges_above(block, edge_similarity, rows.start)
+    for found, _ in edge_blocks(graph, edge_similarity, first_row):
         ends = labels[found]
         edges.append(found[np.not_equal(*ends.T) & (ends >= 0).all(axis=1)])
     return np.concatenate(edges)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from lcde.clustering import row_blocks
+from lcde.data.gallery import row_blocks
 
 
 def symmetrise(connectivity: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Edges of the kNN graph, and which of them may join clusters: density edges E_d and similar edges E_s."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from lcde.clustering import row_blocks
-from lcde.data.gallery import KNNGraph
+from lcde.data.gallery import KNNGraph, row_blocks
 
 
 def official_similarity_threshold(similarities: np.ndarray) -> float:
@@ -12,19 +13,24 @@ def official_similarity_threshold(similarities: np.ndarray) -> float:
 
 
 def edges_above(graph: KNNGraph, threshold: float, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Edges (M, 2) int64 of similarity ``threshold`` or more, and their similarities (M,).
+    """Edges (M, 2) int64 of similarity ``threshold`` or more, from faces ``first_row`` on, and similarities (M,).
 
-    Row 0 of ``graph`` is that of face ``first_row``. An edge that occurs in the rows of both its ends comes twice.
+    An edge that occurs in the rows of both its ends comes twice.
     """
-    edges, found = [np.empty((0, 2), dtype=np.int64)], [graph.similarities[:0, 0]]
-    for rows in row_blocks(len(graph)):
+    none = np.empty((0, 2), dtype=np.int64), graph.similarities[:0, 0]
+    edges, similarities = zip(none, *edge_blocks(graph, threshold, first_row), strict=True)
+    return np.concatenate(edges), np.concatenate(similarities)
+
+
+def edge_blocks(graph: KNNGraph, threshold: float, first_row: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The edges of `edges_above`, those of some faces at a time."""
+    for rows in row_blocks(len(graph), first_row):
         indices, similarities = graph.indices[rows], graph.similarities[rows]
         above = similarities >= threshold
         above[:, 0] = False
         place = np.flatnonzero(above)  # several times faster than nonzero of both axes
-        edges.append(np.stack([place // graph.k + rows.start + first_row, indices.ravel()[place]], axis=1))
-        found.append(similarities.ravel()[place])
-    return np.concatenate(edges), np.concatenate(found)
+        edges = np.stack([place // graph.k + rows.start, indices.ravel()[place]], axis=1)
+        yield edges, similarities.ravel()[place]
 
 
 def select_edges(

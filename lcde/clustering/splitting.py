@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lcde.clustering import row_blocks
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import distinct_pairs
 from lcde.clustering.joining import EdgeProbability
-from lcde.data.gallery import KNNGraph
+from lcde.data.gallery import KNNGraph, row_blocks
 
 SMALL = 4  # a community of fewer faces stays with those that it is linked to
 FACES = 65_536  # faces whose communities are computed at a time; larger clusters come of a wrong threshold and stay
@@ -23,23 +22,6 @@ class WeightedGraph(NamedTuple):
 
     knn: KNNGraph
     connectivity: np.ndarray
-
-
-class EdgesBetween(NamedTuple):
-    """The strongest edges between pairs of clusters.
-
-    Attributes
-    ----------
-    edges : (L, 2) int64
-    of_pair : (L,) int64
-        Position of the pair that each edge belongs to, ascending.
-    mean : (P,) float64
-        Mean connectivity of all kNN edges between the clusters of each pair.
-    """
-
-    edges: np.ndarray
-    of_pair: np.ndarray
-    mean: np.ndarray
 
 
 def split_weak_clusters(
@@ -87,11 +69,10 @@ def split_weak_clusters(
     pairs, _ = distinct_pairs(np.concatenate([*links, community[joined]]))
     together = np.bincount(community)[pairs].min(axis=1) < SMALL
     if not together.all():
-        between = edges_between(pairs[~together], community, graph, num_edges)
-        asked = between.mean[between.of_pair] <= edge_threshold
-        probability = edge_probability(between.edges[asked])
-        total = np.bincount(between.of_pair[asked], weights=probability, minlength=len(between.mean))
-        together[~together] = np.maximum(between.mean, total / np.bincount(between.of_pair)) > edge_threshold
+        edges, of_pair, mean = edges_between(pairs[~together], community, graph, num_edges)
+        asked = mean[of_pair] <= edge_threshold
+        total = np.bincount(of_pair[asked], weights=edge_probability(edges[asked]), minlength=len(mean))
+        together[~together] = np.maximum(mean, total / np.bincount(of_pair)) > edge_threshold
     return np.unique(connected_labels(pairs[together], len(labels))[community], return_inverse=True)[1]
 
 
@@ -124,11 +105,21 @@ def _inner_edges(
     return faces, ends, graph.connectivity[faces].ravel()[place]
 
 
-def edges_between(pairs: np.ndarray, labels: np.ndarray, graph: WeightedGraph, num_edges: int) -> EdgesBetween:
+def edges_between(
+    pairs: np.ndarray, labels: np.ndarray, graph: WeightedGraph, num_edges: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ``num_edges`` kNN edges of largest s·c between the clusters of each of ``pairs`` (P, 2) of ``labels`` (N,).
 
     The pairs are sorted, distinct, and a kNN edge connects each; an edge that comes in the rows of both its ends counts
     once.
+
+    Returns
+    -------
+    edges : (L, 2) int64
+    of_pair : (L,) int64
+        Position of the pair that each edge belongs to, ascending.
+    mean : (P,) float64
+        Mean connectivity of all kNN edges between the clusters of each pair.
     """
     num_clusters = int(labels.max()) + 1
     keys = pairs[:, 0] * num_clusters + pairs[:, 1]
@@ -150,4 +141,4 @@ def edges_between(pairs: np.ndarray, labels: np.ndarray, graph: WeightedGraph, n
     of_pair = of_pair[order]
     rank = np.arange(len(order)) - np.searchsorted(of_pair, of_pair)
     strongest = order[rank < num_edges]
-    return EdgesBetween(np.stack([first[strongest], second[strongest]], axis=1), of_pair[rank < num_edges], mean)
+    return np.stack([first[strongest], second[strongest]], axis=1), of_pair[rank < num_edges], mean

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from lcde.clustering import row_blocks
+from lcde.data.gallery import row_blocks
 
 SHARE = 0.2  # of the within-cluster covariance; the rest is the unit matrix, for clusters hold similar faces only
 TINY = np.finfo(np.float32).tiny

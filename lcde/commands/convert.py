@@ -51,7 +51,3 @@ def main() -> None:
         subparser.set_defaults(command=command)
     arguments = vars(parser.parse_args())
     arguments.pop("command")(**arguments)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import read_write
 from torch import distributed
@@ -27,15 +27,11 @@ def exit_on_input_error(entry_point: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return entry_point(*args, **kwargs)
-        except (InputError, InstantiationException) as error:
-            # Hydra wraps what a constructor raises; the sentence is the cause's.
-            cause = error if isinstance(error, InputError) else error.__cause__
-            if not isinstance(cause, InputError):
-                raise
+        except InputError as error:
             if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-                logging.getLogger(__name__).error(cause)
-                raise CompactHydraException(f"error: {cause}") from None
-            sys.exit(f"error: {cause}")
+                logging.getLogger(__name__).error(error)
+                raise CompactHydraException(f"error: {error}") from None
+            sys.exit(f"error: {error}")
 
     return guarded
 

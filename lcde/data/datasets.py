@@ -1,7 +1,7 @@
 """The files that make up each data set that `dataset=` can name."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -9,10 +9,11 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from lcde.data.formats import map_features, read_image_list, read_knn, read_labels, read_matrix, require_content
+from lcde.data.formats import map_features, read_image_list, read_knn, read_labels, read_matrix
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import CORRECT, GraphFiles, build_knn, knn_graph, own_graph, require_k, stored_graph
 from lcde.errors import InputError
+from lcde.files import require_file
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Parts:
     validation : Gallery, optional
         Held-out identities; None where the data set has no labelled training part.
     evaluation : sequence of Gallery
-        Evaluation parts; those of `FileDataset` are read when they are asked for, and only the last one is kept.
+        Evaluation parts; where there are several, those of `FileDataset` are read each time that they are asked for.
     """
 
     train: Gallery | None
@@ -88,38 +89,29 @@ class _Source:
         """The gallery without its held-out identities, and these."""
         assert self.labels is not None
         held_out = held_out_faces(self.labels, share, self.name)
-        fit, validation = (
-            replace(
-                self,
-                labels=np.unique(self.labels[rows], return_inverse=True)[1],
-                num_faces=int(rows.sum()),
-                read=partial(self.read, rows),
-                graph_name=f"{self.name}_{side}_{share:g}",
-            )
-            for side, rows in (("fit", ~held_out), ("held_out", held_out))
-        )
+        fit, validation = self._chosen(~held_out, f"fit_{share:g}"), self._chosen(held_out, f"held_out_{share:g}")
         return fit, replace(validation, name=f"{self.name}_held_out", held_out=True)
+
+    def _chosen(self, rows: np.ndarray, side: str) -> "_Source":
+        """The gallery of the faces in ``rows`` (N,) bool alone."""
+        labels = np.unique(np.asarray(self.labels)[rows], return_inverse=True)[1]
+        read, graph_name = partial(self.read, rows), f"{self.name}_{side}"
+        return replace(self, labels=labels, num_faces=len(labels), read=read, graph_name=graph_name)
 
 
 class GalleriesInTurn(Sequence[Gallery]):
-    """Galleries that are read when they are asked for; the last one is kept until another is asked for."""
+    """Galleries that are read each time that they are asked for: there may be memory for only one."""
 
     def __init__(self, read: Sequence[Callable[[], Gallery]]) -> None:
         self._read = read
-        self._last: tuple[int, Gallery] | None = None
         self._seconds: dict[int, float] = {}  # a graph that is built at the first reading is stored at the second
 
     def __len__(self) -> int:
         return len(self._read)
 
     def __getitem__(self, position: int) -> Gallery:  # type: ignore[override]
-        position = range(len(self))[position]
-        if self._last is None or self._last[0] != position:
-            self._last = None  # before reading: there may not be enough memory for two
-            gallery = self._read[position]()
-            seconds = self._seconds.setdefault(position, gallery.knn_seconds)
-            self._last = position, replace(gallery, knn_seconds=seconds)
-        return self._last[1]
+        gallery = self._read[position]()
+        return replace(gallery, knn_seconds=self._seconds.setdefault(position, gallery.knn_seconds))
 
 
 class _StoredGraphs:
@@ -129,28 +121,22 @@ class _StoredGraphs:
     val_share: float
     graph_k: int | None
 
-    def _parts(
-        self, train: bool, fit: _Source | None, held_out: _Source | None, evaluation: Sequence[_Source]
-    ) -> Parts:
+    def _parts(self, train: bool, fit: _Source | None, held_out: _Source | None, evaluation: list[_Source]) -> Parts:
         """Check everything, then build the missing graphs; without ``held_out``, identities of ``fit`` are held out."""
         if fit is not None and held_out is None:
             fit, held_out = fit.split(self.val_share)
-        if not train:
-            fit = None
+        fit = fit if train else None
         needed = [source for source in (fit, held_out, *evaluation) if source is not None]
         for source in needed:
             if train or source.graph is None or self.k < source.num_faces:
                 suffix = " (held-out identities)" if source.held_out else ""
                 require_k(self.k, source.num_faces, f"{source.name}{suffix}")
-        galleries = GalleriesInTurn([partial(self._gallery, source) for source in evaluation])
-        if len(needed) == len(evaluation) == 1:
-            galleries[0]  # read once, as it can stay in memory
-        else:  # reading twice takes little time compared with clustering
-            for source in needed:
-                if source.graph is None:
-                    stored_graph(source.read(), self.k, source.files(source.graph_name))
+        for source in needed if len(needed) > 1 else ():  # reading twice takes little time compared with clustering
+            if source.graph is None:
+                stored_graph(source.read(), self.k, source.files(source.graph_name))
         first, validation = (None if source is None else self._gallery(source) for source in (fit, held_out))
-        return Parts(first, validation, galleries)
+        galleries = GalleriesInTurn([partial(self._gallery, source) for source in evaluation])
+        return Parts(first, validation, list(galleries) if len(evaluation) == 1 else galleries)
 
     def _gallery(self, source: _Source) -> Gallery:
         features, graph, seconds = source.read(), source.graph, 0.0
@@ -217,7 +203,7 @@ class FileDataset(_StoredGraphs):
         return GraphFiles(path.parent, path.name, self.graph_layout)
 
     def _source(self, name: str) -> _Source:
-        path = require_content(self._path(self.features_file, name), "features")
+        path = require_file(self._path(self.features_file, name), "features")
         labels = read_labels(self._path(self.labels_file, name))
         map_features(path, self.feature_dim, len(labels))
         read = partial(read_matrix, path, self.feature_dim, len(labels))
@@ -293,14 +279,14 @@ class Custom(_StoredGraphs):
     images: str | None = None
     graph: str | None = None
     graph_k: int | None = None
-    _read_already: dict[Path, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for key in ("features", "train_features"):
-            if self.feature_dim is None and getattr(self, key) is not None:
-                path = require_content(Path(getattr(self, key)), f"dataset.{key}")
-                self._read_already[path] = read_matrix(path, None)
-                self.feature_dim = self._read_already[path].shape[1]
+        others = "labels", "train_labels", "val_features", "val_labels", "graph", "images"
+        for key in (*others, "features", "train_features"):
+            if (file := getattr(self, key)) is not None:
+                path = require_file(Path(file), f"dataset.{key}")
+                if self.feature_dim is None and key not in others:
+                    self.feature_dim = map_features(path, None).shape[1]
 
     def has_train(self) -> bool:
         """Whether ``train_features`` and ``train_labels`` are given."""
@@ -308,10 +294,6 @@ class Custom(_StoredGraphs):
 
     def load(self, train: bool) -> Parts:
         """Read the galleries; see `Dataset`."""
-        files = "features", "labels", "train_features", "train_labels", "val_features", "val_labels", "graph", "images"
-        for key in files:
-            if (file := getattr(self, key)) is not None:
-                require_content(Path(file), f"dataset.{key}")
         fit = held_out = None
         if self.val_features is not None:
             held_out = replace(self._source("val_", "val", need_labels=True), held_out=True)
@@ -332,7 +314,7 @@ class Custom(_StoredGraphs):
             if value is None and (kind == "features" or need_labels):
                 raise InputError(f"dataset.{prefix}{kind} is not given; name the file that holds them.")
         path = Path(features_file)
-        features = self._read_already.pop(path) if path in self._read_already else read_matrix(path, self.feature_dim)
+        features = read_matrix(path, self.feature_dim)
         labels = None if labels_file is None else read_labels(Path(labels_file), len(features))
         return _Source(name, labels, len(features), lambda rows=...: features[rows], partial(_beside, path), name)
 

@@ -13,11 +13,10 @@ from typing import IO, BinaryIO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from lcde.data.gallery import KNNGraph
+from lcde.data.gallery import KNNGraph, row_blocks
 from lcde.errors import InputError
 from lcde.files import UNREADABLE, require_file, write_atomically
 
-ROWS_PER_CHUNK = 4_096  # read, written or measured at a time: millions of faces leave no room for a second copy
 REBUILD = "delete it to have it built again."
 
 
@@ -64,18 +63,6 @@ class StoredGraph(NamedTuple):
     fingerprint: str = ""
 
 
-def require_content(path: Path, what: str) -> Path:
-    """Return ``path``; raise `InputError` where it is missing, empty or a pointer of git-lfs."""
-    require_file(path, what)
-    with open(path, "rb") as file:
-        start = file.read(len(b"version https://git-lfs"))
-    if not start:
-        raise InputError(f"{path} is empty (0 bytes); copy or create it again.")
-    if start == b"version https://git-lfs":
-        raise InputError(f"{path} is a pointer of git-lfs, not the file itself; fetch it with `git lfs pull`.")
-    return path
-
-
 def map_features(path: Path, feature_dim: int | None, num_faces: int | None = None) -> np.ndarray:
     """Open a file of features without reading the values of ``.npy`` and ``.bin`` files.
 
@@ -110,15 +97,11 @@ def map_features(path: Path, feature_dim: int | None, num_faces: int | None = No
         elif path.suffix == ".bin":
             values = _map_bin(path, feature_dim, num_faces)
         else:
-            raise InputError(
-                f"{path} has the ending {path.suffix!r}; features are read from .npy, .npz, .pt and .bin files."
-            )
+            raise InputError(f"{path} has the ending {path.suffix!r}; features are read from .npy, .npz, .pt and .bin.")
         _require(values, FEATURES, path)
-    expected = num_faces or len(values), feature_dim or values.shape[1]
-    if values.shape != expected:
-        raise InputError(
-            f"{path} has shape {values.shape}, expected {expected[0]} faces × dataset.feature_dim={expected[1]}."
-        )
+    rows, width = num_faces or len(values), feature_dim or values.shape[1]
+    if values.shape != (rows, width):
+        raise InputError(f"{path} has shape {values.shape}, expected {rows} faces × dataset.feature_dim={width}.")
     return values
 
 
@@ -128,10 +111,9 @@ def _map_bin(path: Path, feature_dim: int | None, num_faces: int | None) -> np.n
     size, row = path.stat().st_size, 4 * feature_dim
     rows = size // row if num_faces is None else num_faces
     if size != rows * row:
-        raise InputError(
-            f"{path} holds {size} bytes, but {rows} faces × dataset.feature_dim={feature_dim} need {rows * row}; "
-            f"the file's own width would be {size / 4 / max(rows, 1):g}."
-        )
+        needed = f"{rows} faces × dataset.feature_dim={feature_dim} need {rows * row}"
+        own = f"the file's own width would be {size / 4 / max(rows, 1):g}"
+        raise InputError(f"{path} holds {size} bytes, but {needed}; {own}.")
     return np.memmap(path, np.float32, "r", shape=(rows, feature_dim))
 
 
@@ -177,19 +159,17 @@ def _load_array(path: Path, kind: ArrayKind, num_faces: int | None) -> np.ndarra
             held.append(f"{name} ({dtype}, shape {shape})")
             if len(shape) == kind.ndim and dtype.kind in kind.dtypes and num_faces in (None, shape[0]):
                 fitting.append(name)
-        for found in (fitting, [name for name in fitting if name in kind.names]):
-            if len(found) == 1:
-                return archive[found[0]]
-    raise InputError(
-        f"{path} holds {', '.join(held) or 'no array'}; {kind.rule}, the only ones or named one of "
-        f"{', '.join(kind.names)}."
-    )
+        for names in (fitting, [name for name in fitting if name in kind.names]):
+            if len(names) == 1:
+                return archive[names[0]]
+    content, known = ", ".join(held) or "no array", ", ".join(kind.names)
+    raise InputError(f"{path} holds {content}; {kind.rule}, the only ones or named one of {known}.")
 
 
 @contextmanager
 def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
     """Turn what NumPy and torch raise on a damaged or foreign file into an `InputError` that names ``path``."""
-    require_content(path, what)
+    require_file(path, what)
     try:
         yield
     except InputError:
@@ -202,19 +182,15 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
 
 def normalise(features: np.ndarray, source: str) -> np.ndarray:
     """L2-normalise float32 ``features`` (N, D) in place and return them; ``source`` names them in an `InputError`."""
-    norms = np.empty(len(features), dtype=np.float32)
+    blocks = row_blocks(len(features))
     with np.errstate(over="ignore"):
-        for start in range(0, len(features), ROWS_PER_CHUNK):
-            rows = slice(start, start + ROWS_PER_CHUNK)
-            norms[rows] = np.linalg.norm(features[rows], axis=1)
+        norms = np.concatenate([np.linalg.norm(features[rows], axis=1) for rows in blocks])
     extreme = ~((norms > 1e-15) & (norms < np.inf))  # their squares may be beyond float32
     norms[extreme] = np.linalg.norm(features[extreme].astype(np.float64), axis=1)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad):
-        raise InputError(
-            f"{source}: {len(bad)} of {len(features)} rows hold NaN, infinity or only zeros, first row {bad[0]}; "
-            "remove these faces or extract their embeddings again."
-        )
+        rows = f"{source}: {len(bad)} of {len(features)} rows hold NaN, infinity or only zeros, first row {bad[0]}"
+        raise InputError(f"{rows}; remove these faces or extract their embeddings again.")
     features /= norms[:, None]
     return features
 
@@ -245,13 +221,13 @@ def read_labels(path: Path, num_faces: int | None = None) -> np.ndarray:
         if path.suffix in (".npy", ".npz"):
             values = _load_array(path, LABELS, num_faces)
         else:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-            values = _numbers([line for line in map(str.strip, lines) if line])
+            lines = map(str.strip, path.read_text(encoding="utf-8-sig").split("\n"))
+            values = np.array([line for line in lines if line])
         _require(values, LABELS, path)
         if values.dtype.kind == "S":
             values = np.char.decode(values, "utf-8")
         if values.dtype.kind == "U":
-            values = _numbers(values.tolist())
+            values = _numbers(values)
     if num_faces not in (None, len(values)):
         raise InputError(f"{path} holds {len(values)} labels, but there are {num_faces} faces; give one label a face.")
     if values.dtype.kind == "f" and not (whole := np.isfinite(values) & (values == np.round(values))).all():
@@ -260,17 +236,16 @@ def read_labels(path: Path, num_faces: int | None = None) -> np.ndarray:
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
-def _numbers(texts: list[str]) -> np.ndarray:
-    """Texts as int64 or float64 where all are numbers that these types hold exactly, else their ranks by name."""
+def _numbers(texts: np.ndarray) -> np.ndarray:
+    """Texts (N,) as int64 or float64 where all are numbers that these types hold exactly, else as they are."""
     if not any("_" in text for text in texts):  # Python takes 1_2 for 12
         with suppress(ValueError, OverflowError):
-            return np.array(texts, dtype=np.int64)
+            return texts.astype(np.int64)
         with suppress(ValueError):
-            values = np.array(texts, dtype=np.float64)
+            values = texts.astype(np.float64)
             if not (np.abs(values) >= 2**53).any():
                 return values
-    ranks = {text: rank for rank, text in enumerate(sorted(set(texts)))}
-    return np.array([ranks[text] for text in texts])
+    return texts
 
 
 def read_image_list(path: Path, num_faces: int) -> list[Path]:
@@ -357,10 +332,8 @@ def _read_data(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"'data' has shape {shape}, expected (N, 2, K)")
     num_faces, _, k = shape
     indices, similarities = np.empty((num_faces, k), dtype=np.int32), np.empty((num_faces, k), dtype=np.float32)
-    step = num_faces if fortran_order else ROWS_PER_CHUNK
-    for start in range(0, num_faces, max(step, 1)):
-        rows = slice(start, min(start + step, num_faces))
-        count = (rows.stop - start) * 2 * k
+    for rows in row_blocks(num_faces, size=num_faces if fortran_order else None):
+        count = (rows.stop - rows.start) * 2 * k
         data = np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
         data = data.reshape((-1, 2, k), order="F" if fortran_order else "C")
         indices[rows], similarities[rows] = data[:, 0], 1 - data[:, 1]
@@ -377,7 +350,6 @@ def _write_data(file: BinaryIO, graph: KNNGraph, fingerprint: str) -> None:
             npy.write_array(member, np.array(fingerprint))
         with archive.open("data.npy", "w", force_zip64=True) as member:
             npy.write_array_header_1_0(member, {"descr": dtype.str, "fortran_order": False, "shape": (num_faces, 2, k)})
-            for start in range(0, num_faces, ROWS_PER_CHUNK):
-                rows = slice(start, start + ROWS_PER_CHUNK)
+            for rows in row_blocks(num_faces):
                 data = np.stack([graph.indices[rows].astype(dtype), 1 - graph.similarities[rows].astype(dtype)], axis=1)
                 member.write(np.ascontiguousarray(data).data)

@@ -3,11 +3,18 @@
 Shape letters used everywhere: N faces, D feature dimension, K neighbours counting the face itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+ROWS = 4_096  # rows handled at a time: millions of faces leave no room for a second copy
+
+
+def row_blocks(end: int, start: int = 0, size: int | None = None) -> Iterator[slice]:
+    """Slices of at most ``size`` rows, by default `ROWS`, that together cover the rows from ``start`` to ``end``."""
+    return (slice(first, min(first + (size or ROWS), end)) for first in range(start, end, size or ROWS))
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
-from lcde.data.formats import REBUILD, ROWS_PER_CHUNK, as_graph, read_knn, write_knn
-from lcde.data.gallery import KNNGraph
+from lcde.data.formats import REBUILD, as_graph, read_knn, write_knn
+from lcde.data.gallery import KNNGraph, row_blocks
 from lcde.data.search import choose_search
 from lcde.errors import InputError
 from lcde.progress import track
@@ -46,10 +46,6 @@ class GraphFiles:
         name = re.compile(re.escape(self.pattern).replace(re.escape("{k}"), r"(\d+)"))
         found = [(int(match[1]), path) for path in self.folder.glob("*") if (match := name.fullmatch(path.name))]
         return min(((stored_k, path) for stored_k, path in found if stored_k >= k), default=(k, None))[1]
-
-    def path(self, k: int) -> Path:
-        """File of the graph with ``k`` neighbours."""
-        return self.folder / self.pattern.format(k=k)
 
 
 def knn_graph(
@@ -85,28 +81,19 @@ def knn_graph(
     graph, seconds = stored_graph(features, k, files), 0.0
     if graph is None:
         graph_k = max(k, min(graph_k or k, len(features) - 1))
-        path = files.path(graph_k)
-        with _locked(path):
+        path = files.folder / files.pattern.format(k=graph_k)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock")
+        with FileLock(lock):
             graph = stored_graph(features, k, files)  # another process may have built it meanwhile
             if graph is None:
                 start = time.perf_counter()
                 graph = build_knn(features, graph_k)
                 seconds = time.perf_counter() - start
                 write_knn(path, graph, fingerprint_of(features), files.layout)
-    return order_neighbours(graph, k=k), seconds
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file beside ``path``; other processes that want it wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        with FileLock(lock):
-            yield
-    finally:  # a process that waits for the removed file finds the graph stored, so nothing breaks
-        with suppress(OSError):  # Windows removes no file that another process has open
+        with suppress(OSError):  # Windows keeps a file that others have open; who waits for it finds the graph stored
             lock.unlink()
+    return order_neighbours(graph, k=k), seconds
 
 
 def stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> KNNGraph | None:
@@ -119,13 +106,16 @@ def stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> KNNGraph | 
     """
     if (path := files.stored(k)) is None:
         return None
-    graph, rows = read_knn(path), _sample(len(features))
+    graph, rows = read_knn(path), np.unique(np.linspace(0, len(features) - 1, 100).astype(int))  # a sample
     _require_fit(graph.indices, len(features), k, str(path), REBUILD, rows)
     if graph.fingerprint and graph.fingerprint != fingerprint_of(features):
         raise InputError(f"{path} was built from other features than those it stands beside; {REBUILD}")
     if graph.similarities is None:
-        similarities = edge_similarities(features, graph.indices)
-        _require_nearest(features, similarities, str(path))
+        similarities, width = edge_similarities(features, graph.indices), graph.indices.shape[1]
+        farthest = np.partition(features[rows] @ features.T, -width, axis=1)[:, -width]
+        share = (similarities[rows] >= farthest[:, None] - 1e-5).mean()
+        if share < 0.5:  # approximate graphs pass, those of other features do not
+            raise InputError(f"only {share:.0%} of the neighbours in {path} are nearest by the features; {REBUILD}")
         return KNNGraph(graph.indices, similarities)
     expected = np.einsum("nkd,nd->nk", features[graph.indices[rows]], features[rows])
     _require_close(graph.similarities[rows], expected, str(path), REBUILD)
@@ -171,12 +161,9 @@ def own_graph(
         raise InputError(f"{source} is no kNN graph: {error}; {CORRECT}") from None
     num_faces, width = len(features), min(k, len(features))
     _require_fit(given.indices, num_faces, width, source, CORRECT, np.arange(num_faces))
-    num_missing = num_faces - np.count_nonzero(given.indices == np.arange(num_faces)[:, None])
-    if num_missing > num_faces / 2:
-        raise InputError(
-            f"{source}: {num_missing} of {num_faces} faces are not among their own neighbours; "
-            "put each face in front of its row, K counts it."
-        )
+    missing = num_faces - np.count_nonzero(given.indices == np.arange(num_faces)[:, None])
+    if missing > num_faces / 2:
+        raise InputError(f"{source}: {missing} of {num_faces} faces are not among their own neighbours; {CORRECT}")
     graph = KNNGraph(given.indices, edge_similarities(features, given.indices))
     if given.similarities is not None:
         _require_close(given.similarities, graph.similarities, source, CORRECT)
@@ -186,9 +173,7 @@ def own_graph(
 def require_k(k: int, num_faces: int, source: str) -> None:
     """Raise `InputError` unless 2 <= ``k`` < N."""
     if not 2 <= k < num_faces:
-        raise InputError(
-            f"dataset.k={k} must lie between 2 and {num_faces - 1}, below the {num_faces} faces of {source}."
-        )
+        raise InputError(f"dataset.k={k} must lie between 2 and {num_faces - 1}, for {num_faces} faces of {source}.")
 
 
 def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> KNNGraph:
@@ -213,9 +198,8 @@ def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> KNNGraph:
     queries = features[first_row:]
     indices = np.empty((len(queries), k), dtype=np.int32)
     similarities = np.empty((len(queries), k), dtype=np.float32)
-    for start, found in _search(queries, features, k):
-        ordered = order_neighbours(found, first_row + start)
-        rows = slice(start, start + len(found))
+    for rows, found in _search(queries, features, k):
+        ordered = order_neighbours(found, first_row + rows.start)
         indices[rows], similarities[rows] = ordered.indices, ordered.similarities
     return KNNGraph(indices, similarities)
 
@@ -243,10 +227,9 @@ def extend_knn(features: np.ndarray, graph: KNNGraph, k: int) -> KNNGraph:
     known = slice(num_known), slice(graph.k)
     indices[known], similarities[known] = graph.indices, graph.similarities
     new = features[num_known:]
-    for start, found in _search(features[:num_known], new, min(width, len(new))):
-        farthest = similarities[start : start + len(found), -1]
-        closer = np.flatnonzero(found.similarities[:, 0] > farthest)
-        rows = start + closer
+    for block, found in _search(features[:num_known], new, min(width, len(new))):
+        closer = np.flatnonzero(found.similarities[:, 0] > similarities[block, -1])
+        rows = block.start + closer
         candidates = np.concatenate([indices[rows], found.indices[closer] + np.int32(num_known)], axis=1)
         values = np.concatenate([similarities[rows], found.similarities[closer]], axis=1)
         nearest = 1 + np.argsort(-values[:, 1:], axis=1, kind="stable")[:, : width - 1]
@@ -257,35 +240,33 @@ def extend_knn(features: np.ndarray, graph: KNNGraph, k: int) -> KNNGraph:
     return KNNGraph(indices, similarities)
 
 
-def edge_similarities(features: np.ndarray, indices: np.ndarray, first_row: int = 0) -> np.ndarray:
+def edge_similarities(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Cosine similarities of faces to their neighbours.
 
     Parameters
     ----------
     features : (N, D) float32
         Unit L2 norm.
-    indices : (N - first_row, K) integers
-        Neighbours of the faces from ``first_row`` on.
+    indices : (N, K) integers
+        Their neighbours.
 
     Returns
     -------
-    (N - first_row, K) float32
+    (N, K) float32
     """
     similarities = np.empty(indices.shape, dtype=np.float32)
-    for start in range(0, len(indices), GATHERED_ROWS):
-        rows = slice(start, start + GATHERED_ROWS)
-        faces = features[first_row + start : first_row + start + GATHERED_ROWS]
-        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], faces)
+    for rows in row_blocks(len(indices), size=GATHERED_ROWS):
+        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], features[rows])
     return similarities
 
 
-def _search(queries: np.ndarray, features: np.ndarray, k: int) -> Iterator[tuple[int, KNNGraph]]:
-    """Yield the nearest faces of ``queries`` (Q, D), block by block: first query, neighbours by similarity."""
+def _search(queries: np.ndarray, features: np.ndarray, k: int) -> Iterator[tuple[slice, KNNGraph]]:
+    """Yield the nearest faces of ``queries`` (Q, D), block by block: which queries, neighbours by similarity."""
     search = choose_search(features, k, len(queries))
-    starts = range(0, len(queries), SEARCHED_ROWS)
-    for start in track(starts, "kNN graph", len(starts) > 1):
-        indices, similarities = search(queries[start : start + SEARCHED_ROWS])
-        yield start, KNNGraph(indices.astype(np.int32), similarities)
+    blocks = list(row_blocks(len(queries), size=SEARCHED_ROWS))
+    for rows in track(blocks, "kNN graph", len(blocks) > 1):
+        indices, similarities = search(queries[rows])
+        yield rows, KNNGraph(indices.astype(np.int32), similarities)
 
 
 def order_neighbours(graph: KNNGraph, first_row: int = 0, k: int | None = None) -> KNNGraph:
@@ -303,24 +284,19 @@ def order_neighbours(graph: KNNGraph, first_row: int = 0, k: int | None = None) 
     """
     shape = len(graph), k or graph.k
     indices, similarities = np.empty(shape, graph.indices.dtype), np.empty(shape, graph.similarities.dtype)
-    for start in range(0, len(graph), ROWS_PER_CHUNK):
-        rows = slice(start, start + ROWS_PER_CHUNK)
-        ordered = _order_rows(graph.indices[rows], graph.similarities[rows], first_row + start)
+    for rows in row_blocks(len(graph)):
+        ordered = _order_rows(graph.indices[rows], graph.similarities[rows], first_row + rows.start)
         indices[rows], similarities[rows] = (array[:, : shape[1]] for array in ordered)
     return KNNGraph(indices, similarities)
 
 
 def _order_rows(indices: np.ndarray, similarities: np.ndarray, first_row: int) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(-similarities, axis=1, kind="stable")
     own = np.arange(first_row, first_row + len(indices), dtype=indices.dtype)[:, None]
-    found = np.take_along_axis(indices, order, axis=1) == own
-    missing = ~found.any(axis=1)
-    position = np.where(missing, indices.shape[1] - 1, found.argmax(axis=1))[:, None]
-    columns = np.arange(indices.shape[1])
-    source = np.where(columns == 0, position, columns - (columns <= position))
-    order = np.take_along_axis(order, source, axis=1)
-    indices = np.take_along_axis(indices, order, axis=1)
-    similarities = np.take_along_axis(similarities, order, axis=1)
+    is_own = indices == own
+    order = np.argsort(np.where(is_own, -np.inf, -similarities), axis=1, kind="stable")
+    missing = ~is_own.any(axis=1)
+    order[missing] = np.roll(order[missing], 1, axis=1)  # the last neighbour makes room
+    indices, similarities = (np.take_along_axis(array, order, axis=1) for array in (indices, similarities))
     indices[missing, 0], similarities[missing, 0] = own[missing, 0], 1.0
     return indices, similarities
 
@@ -334,8 +310,8 @@ def _require_fit(indices: np.ndarray, num_faces: int, k: int, source: str, remed
     for bad in (indices.min(), indices.max()):
         if not 0 <= bad < num_faces:
             raise InputError(f"{source} names neighbour {bad}, but there are {num_faces} faces; {remedy}")
-    for start in range(0, len(rows), ROWS_PER_CHUNK):
-        in_order = np.sort(indices[rows[start : start + ROWS_PER_CHUNK]], axis=1)
+    for block in row_blocks(len(rows)):
+        in_order = np.sort(indices[rows[block]], axis=1)
         if (in_order[:, 1:] == in_order[:, :-1]).any():
             raise InputError(f"{source} has rows that name one neighbour twice; {remedy}")
 
@@ -344,27 +320,6 @@ def _require_close(similarities: np.ndarray, expected: np.ndarray, source: str, 
     error = np.abs(expected - similarities).max()
     if not error < 0.01:  # NaN fails too; half-precision files stay below
         raise InputError(f"{source} has similarities up to {error:.3f} off those of the features; {remedy}")
-
-
-def _require_nearest(features: np.ndarray, similarities: np.ndarray, source: str) -> None:
-    """Raise `InputError` unless half of the neighbours of sampled rows are among the K nearest by exact search.
-
-    For files without ``similarities`` (N, K), which are computed from the features: approximate graphs pass, those of
-    other features do not.
-    """
-    rows = _sample(len(features))
-    k = similarities.shape[1]
-    kth_best = -np.partition(-(features[rows] @ features.T), k - 1, axis=1)[:, k - 1]
-    share = (similarities[rows] >= kth_best[:, None] - 1e-5).mean()
-    if share < 0.5:
-        raise InputError(
-            f"only {share:.0%} of the neighbours in {source} are nearest neighbours by the features; {REBUILD}"
-        )
-
-
-def _sample(num_faces: int) -> np.ndarray:
-    """Up to 100 evenly spaced rows."""
-    return np.unique(np.linspace(0, num_faces - 1, 100).astype(int))
 
 
 def fingerprint_of(features: np.ndarray) -> str:

@@ -23,12 +23,11 @@ def choose_search(features: np.ndarray, k: int, num_queries: int) -> Search:
     import faiss
     import torch
 
-    if getattr(faiss, "get_num_gpus", lambda: 0)():
-        return exact_search(features, k)
-    if torch.cuda.is_available():
+    faiss_gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
+    if torch.cuda.is_available() and not faiss_gpus:
         return cuda_search(features, k)
-    few = num_queries * len(features) <= EXACT_UP_TO**2
-    return exact_search(features, k) if few else approximate_search(features, k)
+    exact = faiss_gpus or num_queries * len(features) <= EXACT_UP_TO**2
+    return exact_search(features, k) if exact else approximate_search(features, k)
 
 
 def exact_search(features: np.ndarray, k: int) -> Search:

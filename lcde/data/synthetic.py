@@ -86,16 +86,13 @@ class SyntheticBenchmark:
 
     def load(self, train: bool) -> Parts:
         """Generate the parts; see `lcde.data.datasets.Dataset`."""
+        known = sorted(self.num_identities)
         for name in [self.train_part, *self.parts]:
-            if name not in self.num_identities:
-                raise InputError(
-                    f"dataset.parts names {name!r}; dataset.num_identities has {sorted(self.num_identities)}."
-                )
-        return Parts(
-            self._gallery(self.train_part) if train else None,
-            self._generate(self.held_out_part, self.held_out_identities, HELD_OUT_STREAM, held_out=True),
-            [self._gallery(name) for name in self.parts],
-        )
+            if name not in known:
+                raise InputError(f"dataset.parts names {name!r}; dataset.num_identities has {known}.")
+        fit = self._gallery(self.train_part) if train else None
+        validation = self._generate(self.held_out_part, self.held_out_identities, HELD_OUT_STREAM, held_out=True)
+        return Parts(fit, validation, [self._gallery(name) for name in self.parts])
 
     def _gallery(self, name: str) -> Gallery:
         return self._generate(name, self.num_identities[name], sorted(self.num_identities).index(name))

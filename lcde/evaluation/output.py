@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from lcde.clustering.components import label_noise
 from lcde.evaluation.published import with_published
 from lcde.evaluation.results import Result
 from lcde.files import write_atomically
 
-COLUMNS = (
-    *(f"{measure}_{value}" for measure in ("pairwise", "bcubed") for value in ("precision", "recall", "f_score")),
-    *("nmi", "clusters", "seconds"),
-)
+SCORES = [f"{measure}_{value}" for measure in ("pairwise", "bcubed") for value in ("precision", "recall", "f_score")]
+COLUMNS = (*SCORES, "nmi", "clusters", "seconds")
+Row = tuple[Sequence[str], bool]  # the cells of a printed table, and whether they are bold
 
 
 def by_part(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -41,42 +40,52 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def make_table(*columns: str, title: str | None = None) -> Table:
-    """An empty table; columns of names are aligned to the left, those of numbers to the right."""
-    left = ("part", "method", "source")
-    all_columns = [
-        Column(escape(name), justify="left" if name in left else "right", overflow="fold") for name in columns
-    ]
-    return Table(*all_columns, title=title)
+def print_rows(columns: Sequence[str], groups: Iterable[Sequence[Row]], title: str | None = None) -> None:
+    """Print a table.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Columns of names are aligned to the left, those of numbers to the right.
+    groups : sequences of Row
+        A line separates them.
+    title : str, optional
+    """
+    names = "part", "method", "source"
+    table = Table(title=title and escape(title))
+    for name in columns:
+        table.add_column(escape(name), justify="left" if name in names else "right", overflow="fold")
+    for rows in groups:
+        for cells, bold in rows:
+            table.add_row(*map(escape, cells), style="bold" if bold else None)
+        table.add_section()
+    Console(width=None if sys.stdout.isatty() else 140).print(table)  # a file has no width
 
 
 def print_table(results: Sequence[Result]) -> None:
     """Print one line per part and method: precision / recall / F in percent, clusters and seconds."""
     columns = "part", "method", "pairwise", "BCubed", "NMI", "clusters", "seconds"
-    table = make_table(*columns, title="Face clustering (percent: precision / recall / F)")
-    for part, of_part in by_part(results).items():
-        for result in of_part:
-            names = escape(part_title(part, result.held_out)), escape(result.method)
-            measures = [score.as_dict().values() if score else [None] for score in (result.pairwise, result.bcubed)]
-            scores = [" / ".join(map(percent, values)) for values in measures]
-            numbers = percent(result.nmi), f"{result.num_clusters:,}", f"{result.seconds['total']:.1f}"
-            table.add_row(*names, *scores, *numbers, style=None if result.baseline else "bold")
-        table.add_section()
-    console().print(table)
+    groups = [[(_cells(result), not result.baseline) for result in of_part] for of_part in by_part(results).values()]
+    print_rows(columns, groups, "Face clustering (percent: precision / recall / F)")
+
+
+def _cells(result: Result) -> list[str]:
+    measures = [score.as_dict().values() if score else [None] for score in (result.pairwise, result.bcubed)]
+    scores = [" / ".join(map(percent, values)) for values in measures]
+    numbers = percent(result.nmi), f"{result.num_clusters:,}", f"{result.seconds['total']:.1f}"
+    return [part_title(result.part, result.held_out), result.method, *scores, *numbers]
 
 
 def print_published(results: Sequence[Result]) -> None:
     """Print, for every part of a public benchmark, measured and published F-scores, the highest pairwise ones first."""
-    rows = sorted(with_published(results), key=lambda row: -np.nan_to_num(row.pairwise))
-    for part in by_part(results):
-        of_part = [row for row in rows if row.part == part]
-        title = f"{escape(part)}: measured and published F-scores (percent)"
-        table = make_table("method", "pairwise", "BCubed", "source", title=title)
-        for row in of_part:
-            cells = escape(row.method), percent(row.pairwise), percent(row.bcubed), escape(row.source)
-            table.add_row(*cells, style="bold" if row.emphasised else None)
-        if of_part:
-            console().print(table)
+    scores = with_published(results)
+    parts: dict[str, list[Row]] = {row.part: [] for row in scores}
+    for row in sorted(scores, key=lambda row: -np.nan_to_num(row.pairwise)):
+        cells = row.method, percent(row.pairwise), percent(row.bcubed), row.source
+        parts[row.part].append((cells, row.emphasised))
+    for part, rows in parts.items():
+        title = f"{part}: measured and published F-scores (percent)"
+        print_rows(("method", "pairwise", "BCubed", "source"), [rows], title)
 
 
 def write_results(results: Sequence[Result], folder: Path) -> None:
@@ -119,8 +128,3 @@ def table_row(values: Mapping[str, Any]) -> dict[str, Any]:
 def write_config(text: str, folder: Path) -> None:
     """Write the resolved configuration as ``config.yaml``."""
     write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
-
-
-def console() -> Console:
-    """A console as wide as the terminal, or 140 characters wide in a file."""
-    return Console(width=None if sys.stdout.isatty() else 140)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from lcde.clustering.communities import communities, infomap
+from lcde.clustering.communities import communities, infomap, louvain
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import distinct_pairs, edges_above
 from lcde.data.gallery import Gallery
@@ -69,21 +69,22 @@ class MapEquationRule(ThresholdRule):
     num_trials: Annotated[int, Within(1)] = 3
     seed: Annotated[int, Within(0)] = 0
 
+    search = staticmethod(louvain)
+
     def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
-        return communities(edges, similarities, num_faces, self.num_trials, self.seed)
+        return communities(edges, similarities, num_faces, self.num_trials, self.seed, self.search)
 
 
 @dataclass
 class InfomapRule(MapEquationRule):
     """As `MapEquationRule`, by the package ``infomap`` (GPL-3.0-or-later)."""
 
+    search = staticmethod(infomap)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if importlib.util.find_spec("infomap") is None:
             raise InputError("clustering=infomap needs the package infomap; pip install 'lcde[infomap]'.")
-
-    def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
-        return communities(edges, similarities, num_faces, self.num_trials, self.seed, infomap)
 
 
 def choose_threshold(rule: ThresholdRule, gallery: Gallery) -> float:

@@ -10,7 +10,7 @@ from lcde.clustering.components import label_noise
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import extend_knn
 from lcde.errors import InputError
-from lcde.files import UNREADABLE, write_atomically
+from lcde.files import UNREADABLE, require_file, write_atomically
 from lcde.methods.lcde import LCDERule, MergeCentroids, SplitWeakClusters
 from lcde.methods.method import Clustering, Rule, ScoringModel
 from lcde.methods.unsupervised import UnsupervisedRule
@@ -62,8 +62,7 @@ class SavedClustering:
     @classmethod
     def load(cls, path: str | Path) -> "SavedClustering":
         """Read what `save` wrote; raises `InputError` where the file is missing or anything in it does not fit."""
-        if not Path(path).is_file():
-            raise InputError(f"clustering {path} does not exist; eval.py keeps one with save_to=….")
+        require_file(Path(path), "a clustering that eval.py kept with save_to=…")
         try:
             with np.load(path) as archive:
                 graph = KNNGraph(archive["indices"], archive["similarities"])

@@ -2,10 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from types import NoneType
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
-
-import numpy as np
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from lcde.errors import InputError
 
@@ -27,7 +26,7 @@ def check_settings(settings: object, prefix: str = "") -> None:
     for key, hint in get_type_hints(type(settings), include_extras=True).items():
         value, choices = getattr(settings, key), (True, False) if hint is bool else get_args(hint)
         if get_origin(hint) is Annotated:
-            fits, wanted = _number(value, get_args(choices[0]) or choices[:1], choices[1])
+            fits, wanted = _number(value, *choices)
         elif hint is bool or get_origin(hint) is Literal:
             fits, wanted = value in choices, " or ".join(map(str, choices))
         else:
@@ -36,11 +35,10 @@ def check_settings(settings: object, prefix: str = "") -> None:
             raise InputError(f"clustering.{prefix}{key}={value} must be {wanted}.")
 
 
-def _number(value: object, types: tuple[type, ...], span: Within) -> tuple[bool, str]:
-    """Whether ``value`` is a number of one of ``types`` within ``span``, and in words what it must be."""
-    whole, optional = int in types, NoneType in types
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    fits = isinstance(value, kinds) and not isinstance(value, bool) and bool(span.low <= value <= span.high)
+def _number(value: Any, kind: Any, span: Within) -> tuple[bool, str]:
+    """Whether ``value`` is a number of type ``kind`` within ``span``, and in words what it must be."""
+    whole, optional = int in (kind, *get_args(kind)), NoneType in get_args(kind)
+    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     limits = f"from {span.low} to {span.high}" if span.high < math.inf else f"of at least {span.low}"
     wanted = f"a {'whole ' if whole else ''}number {limits}{' or null' if optional else ''}"
-    return fits or (optional and value is None), wanted
+    return (fits and bool(span.low <= value <= span.high)) or (optional and value is None), wanted

@@ -93,8 +93,7 @@ class UnsupervisedRule(Rule):
         for _ in range(PASSES):
             offset, matrix = np.zeros(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)
             if self.centring:
-                mean = Impostors.of(given, labels, gallery.graph.similarities).mean
-                offset = common_offset(given, labels, mean)
+                offset = common_offset(given, labels, Impostors.of(given, labels, gallery.graph.similarities).mean)
             if self.whitening:
                 matrix = within_cluster_whitening(given, labels)
             features = transform(given, offset, matrix)
@@ -110,8 +109,7 @@ class UnsupervisedRule(Rule):
     def _join(self, graph: KNNGraph, threshold: float, known_labels: np.ndarray) -> np.ndarray:
         """Labels (N + n,): communities of the n new faces, which then join known clusters, if there are any."""
         num_known = len(known_labels)
-        new = KNNGraph(graph.indices[num_known:], graph.similarities[num_known:])
-        edges, weights = edges_above(new, threshold, num_known)
-        among = edges[:, 1] >= num_known
-        groups = communities(edges[among] - num_known, weights[among], len(new), self.num_trials, self.seed)
+        edges, weights = edges_above(graph, threshold, num_known)
+        among, num_new = edges[:, 1] >= num_known, len(graph) - num_known
+        groups = communities(edges[among] - num_known, weights[among], num_new, self.num_trials, self.seed)
         return assign_faces(edges, weights, known_labels, groups) if num_known else groups

@@ -84,10 +84,8 @@ class PairModel(LightningModule, ABC):
         try:
             json.dumps(dict(self.hparams))
         except TypeError:
-            raise InputError(
-                f"the model's hyper parameters {dict(self.hparams)} are not plain values, which a checkpoint needs; "
-                "in a YAML file, add _convert_: all to the model."
-            ) from None
+            reason = f"the model's hyper parameters {dict(self.hparams)} are not plain values, which a checkpoint needs"
+            raise InputError(f"{reason}; in a YAML file, add _convert_: all to the model.") from None
         self.feature_dim, self.k = feature_dim, k
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
@@ -115,11 +113,10 @@ class PairModel(LightningModule, ABC):
         score_cache : Path, optional
             Folder where scores are kept by content.
         """
-        if (found := (gallery.features.shape[1], gallery.graph.k)) != (self.feature_dim, self.k):
-            raise InputError(
-                f"the model was trained with feature_dim={self.feature_dim} and k={self.k}, but {gallery.name}, of "
-                f"{len(gallery)} faces, has feature_dim={found[0]} and a kNN graph of k={found[1]}."
-            )
+        dim, k, faces = gallery.features.shape[1], gallery.graph.k, f"{gallery.name}, of {len(gallery)} faces"
+        if (dim, k) != (self.feature_dim, self.k):
+            trained = f"the model was trained with feature_dim={self.feature_dim} and k={self.k}"
+            raise InputError(f"{trained}, but {faces}, has feature_dim={dim} and a kNN graph of k={k}.")
         dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
         self.eval()
 

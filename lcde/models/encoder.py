@@ -13,33 +13,6 @@ from lcde.models.tokens import take
 LARGEST_SCORE = 60.0  # attention scores up to it can be summed as exp in float32 and bfloat16
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention of Q query tokens over all T tokens."""
-
-    def __init__(self, width: int, nhead: int) -> None:
-        super().__init__()
-        self.nhead = nhead
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(self, x: Tensor, queries: Tensor | None, copies: Tensor | None) -> Tensor:
-        """(B, T, E) → (B, Q, E); ``queries`` and ``copies`` as of `Encoder.forward`."""
-        if queries is None:
-            query, key, value = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        else:
-            width = x.shape[-1]
-            query = F.linear(take(x, queries), self.in_proj_weight[:width], self.in_proj_bias[:width])
-            key, value = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
-        heads = attend(self._split(query), self._split(key), self._split(value), copies)
-        return self.out_proj(heads.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:-1], self.nhead, -1).transpose(1, 2)  # (B, H, T, E/H)
-
-
 def attend(query: Tensor, key: Tensor, value: Tensor, copies: Tensor | None) -> Tensor:
     """Scaled dot-product attention.
 
@@ -66,12 +39,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, copies: Tensor | None) -> 
         if copies is not None:
             scores = scores.masked_fill(copies[:, None, None] == 0, -torch.inf)
         scores = scores - scores.detach().amax(dim=-1, keepdim=True)
-    if copies is None:
-        count = value.new_ones(1).expand(*value.shape[:-1], 1)
-    else:
-        count = copies[:, None, :, None].expand(*value.shape[:-1], 1)
+    count = value.new_ones(1) if copies is None else copies[:, None, :, None]
+    if copies is not None:
         value = value * count
-    sums = scores.exp_() @ torch.cat([value, count], dim=-1)
+    sums = scores.exp_() @ torch.cat([value, count.expand(*value.shape[:-1], 1)], dim=-1)
     return sums[..., :-1] / sums[..., -1:]
 
 
@@ -89,35 +60,42 @@ class SharedDropout(nn.Dropout):
         return x * mask if residual is None else torch.addcmul(residual, x, mask)  # one pass over memory, not two
 
 
-class EncoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)), with dropout on both branches and inside the second."""
+class EncoderLayer(nn.TransformerEncoderLayer):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), with dropout on both branches and inside the second.
+
+    Parameters and their initial values are those of PyTorch's layer, which takes neither ``queries`` nor ``copies``.
+    """
 
     def __init__(self, width: int, nhead: int, dim_feedforward: int, dropout: float) -> None:
-        super().__init__()
-        self.self_attn = SelfAttention(width, nhead)
-        self.linear1 = nn.Linear(width, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, width)
-        self.norm1 = nn.LayerNorm(width)
-        self.norm2 = nn.LayerNorm(width)
+        super().__init__(width, nhead, dim_feedforward)
         self.dropout = SharedDropout(dropout)
 
-    def forward(self, x: Tensor, queries: Tensor | None, copies: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor | None, copies: Tensor | None) -> Tensor:  # type: ignore[override]
         """(B, T, E) → (B, Q, E); ``queries`` and ``copies`` as of `Encoder.forward`."""
-        attended = self.self_attn(self.norm1(x), queries, copies)
+        attended = self._attention(self.norm1(x), queries, copies)
         x = self.dropout(attended, x if queries is None else take(x, queries))
         # In training, autograd would copy the product three times for an operation in place.
         hidden = self.dropout(F.relu(self.linear1(self.norm2(x)), inplace=not torch.is_grad_enabled()))
         return self.dropout(self.linear2(hidden), x)
 
+    def _attention(self, x: Tensor, queries: Tensor | None, copies: Tensor | None) -> Tensor:
+        """Multi-head attention of the query tokens over all T tokens."""
+        weight, bias, width = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias, x.shape[-1]
+        if queries is None:
+            parts = F.linear(x, weight, bias).chunk(3, dim=-1)
+        else:
+            query = F.linear(take(x, queries), weight[:width], bias[:width])
+            parts = query, *F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
+        heads = self.self_attn.num_heads
+        query, key, value = (part.view(*part.shape[:2], heads, -1).transpose(1, 2) for part in parts)  # (B, H, ·, E/H)
+        return self.self_attn.out_proj(attend(query, key, value, copies).transpose(1, 2).flatten(2))
+
 
 class Encoder(nn.Module):
-    """A stack of encoder layers over ``num_tokens`` tokens of width ``feature_dim`` + ``num_tokens``."""
+    """A stack of encoder layers."""
 
-    def __init__(
-        self, feature_dim: int, num_tokens: int, num_layers: int, nhead: int, dim_feedforward: int, dropout: float
-    ) -> None:
+    def __init__(self, width: int, num_layers: int, nhead: int, dim_feedforward: int, dropout: float) -> None:
         super().__init__()
-        width = feature_dim + num_tokens
         self.layers = nn.ModuleList(EncoderLayer(width, nhead, dim_feedforward, dropout) for _ in range(num_layers))
 
     def forward(self, x: Tensor, queries: Tensor | None = None, copies: Tensor | None = None) -> Tensor:
@@ -142,13 +120,9 @@ class Encoder(nn.Module):
 
 def require_divisible(feature_dim: int, k: int, nhead: int) -> None:
     """Raise `InputError`, which names the nearest K that fits, unless ``nhead`` divides the widths D + K and D + 2K."""
-    if nhead > 0 and feature_dim % nhead == 0 == k % nhead:  # then it divides both sums, and only then
-        return
-    if nhead < 1 or feature_dim % nhead:
-        remedy = f"no K fits feature_dim={feature_dim}, choose a model.nhead that divides it"
-    else:
-        remedy = f"the nearest K that fits is dataset.k={max(round(k / nhead), 1) * nhead}"
-    raise InputError(
-        f"model.nhead={nhead} must divide D+K={feature_dim + k} and D+2K={feature_dim + 2 * k} "
-        f"(dataset.feature_dim={feature_dim}, dataset.k={k}); {remedy}."
-    )
+    if nhead < 1 or feature_dim % nhead or k % nhead:  # it divides both sums where it divides D and K, and only then
+        remedy = "choose a model.nhead that does"
+        if nhead > 0 and feature_dim % nhead == 0:
+            remedy = f"the nearest K that fits is dataset.k={max(round(k / nhead), 1) * nhead}"
+        sizes = f"dataset.feature_dim={feature_dim} and dataset.k={k}"
+        raise InputError(f"model.nhead={nhead} must divide {sizes}; {remedy}.")

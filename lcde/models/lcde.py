@@ -70,9 +70,7 @@ class LCDEModel(PairModel):
         super().__init__(feature_dim, k, optimizer, scheduler)
         require_divisible(feature_dim, k, nhead)
         if neighbours_per_end < 2:
-            raise InputError(
-                f"model.neighbours_per_end={neighbours_per_end} must be 2 or more, the end itself counted."
-            )
+            raise InputError(f"model.neighbours_per_end={neighbours_per_end} must be 2 or more: it counts the end too.")
         if not 0 <= dropout < 1:
             raise InputError(f"model.dropout={dropout} must lie in [0, 1).")
         self.nhead, self.neighbours_per_end = nhead, neighbours_per_end

@@ -23,10 +23,9 @@ class LCENet(nn.Module):
         self, feature_dim: int, k: int, num_layers: int, nhead: int, dim_feedforward: int, dropout: float
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(feature_dim, k, num_layers, nhead, dim_feedforward, dropout)
-        self.classifier = nn.Sequential(
-            nn.Linear(2 * (feature_dim + k), feature_dim), nn.PReLU(), nn.Linear(feature_dim, 2)
-        )
+        width = feature_dim + k
+        self.encoder = Encoder(width, num_layers, nhead, dim_feedforward, dropout)
+        self.classifier = nn.Sequential(nn.Linear(2 * width, feature_dim), nn.PReLU(), nn.Linear(feature_dim, 2))
 
     def forward(self, neighbours: Tensor, columns: Tensor | None = None) -> Tensor:
         """Logits of each neighbour.

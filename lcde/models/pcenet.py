@@ -25,11 +25,9 @@ class PCENet(nn.Module):
         self, feature_dim: int, k: int, num_layers: int, nhead: int, dim_feedforward: int, dropout: float
     ) -> None:
         super().__init__()
-        self.k = k
-        self.encoder = Encoder(feature_dim, 2 * k, num_layers, nhead, dim_feedforward, dropout)
-        self.adjust_dim = nn.Sequential(
-            nn.Linear(feature_dim + 2 * k, feature_dim), nn.PReLU(), nn.Linear(feature_dim, feature_dim)
-        )
+        self.k, width = k, feature_dim + 2 * k
+        self.encoder = Encoder(width, num_layers, nhead, dim_feedforward, dropout)
+        self.adjust_dim = nn.Sequential(nn.Linear(width, feature_dim), nn.PReLU(), nn.Linear(feature_dim, feature_dim))
         self.classifier = nn.Sequential(
             nn.Linear(4 * feature_dim, HIDDEN), nn.PReLU(), nn.Linear(HIDDEN, HIDDEN), nn.PReLU(), nn.Linear(HIDDEN, 2)
         )
@@ -47,10 +45,9 @@ class PCENet(nn.Module):
         (B, 2)
             Class 1 is the same identity.
         """
-        ends = torch.tensor([0, self.k], device=neighbours.device)
-        return self._classify(neighbours, self.encoder(tokens(neighbours), ends))
+        return self.edge_and_tokens(neighbours)[0]
 
-    def edge_and_tokens(self, neighbours: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+    def edge_and_tokens(self, neighbours: Tensor, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits and the encoded tokens behind them.
 
         Parameters

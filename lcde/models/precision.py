@@ -1,14 +1,9 @@
 """The precision that networks run in."""
 
 import copy
-from typing import TypeVar
+from typing import Any
 
 import torch
-
-from lcde.models.lcenet import LCENet
-from lcde.models.pcenet import PCENet
-
-Network = TypeVar("Network", LCENet, PCENet)
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
@@ -20,8 +15,8 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if gains else torch.float32
 
 
-def as_dtype(network: Network, dtype: torch.dtype) -> Network:
-    """``network`` itself for float32, else a copy in ``dtype`` whose last layer stays float32 for exact answers."""
+def as_dtype(network: Any, dtype: torch.dtype) -> Any:
+    """A network itself for float32, else a copy in ``dtype`` whose last layer stays float32 for exact answers."""
     if dtype == torch.float32:
         return network
     network = copy.deepcopy(network).to(dtype)

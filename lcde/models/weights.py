@@ -19,6 +19,7 @@ from lcde.models.base import PairModel
 from lcde.models.encoder import require_divisible
 from lcde.models.lcde import LCDEModel
 
+File = str | Path | None  # None where none is given
 PUBLISHED_NHEAD = 8  # attention heads of the published weights, whose tensors do not tell
 # What torch.load raises on damaged or foreign files, and a lookup or constructor on what it read.
 UNREADABLE_WEIGHTS = (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError)
@@ -53,10 +54,7 @@ class StateDict(NamedTuple):
 
 
 def load_trained(
-    checkpoint: str | Path | None,
-    lce_weights: str | Path | None,
-    pce_weights: str | Path | None,
-    nhead: int = PUBLISHED_NHEAD,
+    checkpoint: File, lce_weights: File, pce_weights: File, nhead: int = PUBLISHED_NHEAD
 ) -> Trained | None:
     """The model of ``checkpoint``, or of a published pair of files; None where neither is given.
 
@@ -137,9 +135,7 @@ def export_published(model: PairModel, lce_weights: Path, pce_weights: Path) -> 
         Where the model is another one, or a file exists already.
     """
     if not isinstance(model, LCDEModel):
-        raise InputError(
-            f"only LCDE has the published layout of weights; this checkpoint holds a {type(model).__name__}."
-        )
+        raise InputError(f"only LCDE has a published layout of weights; the checkpoint holds a {type(model).__name__}.")
     require_free(lce_weights, pce_weights)
     for network, path in ((model.lcenet, lce_weights), (model.pcenet, pce_weights)):
         write_atomically(path, partial(torch.save, network.state_dict()))
@@ -151,11 +147,8 @@ def start_from(trained: Trained, model: PairModel) -> None:
     Raises
     ------
     InputError
-        Where class or layers differ.
+        Where layers differ.
     """
-    if type(trained.model) is not type(model):
-        found, wanted = type(trained.model).__name__, type(model).__name__
-        raise InputError(f"{trained.source} holds a {found}, but model=… is a {wanted}.")
     layers = trained.model.layer_settings()
     if model.layer_settings() != layers:
         settings = " ".join(f"model.{name}={value}".replace(" ", "") for name, value in layers.items())
@@ -163,14 +156,11 @@ def start_from(trained: Trained, model: PairModel) -> None:
     _load(model, StateDict(trained.source, trained.model.state_dict()))
 
 
-def require_matching(trained: Trained, feature_dim: int, k: int, source: str | None = None) -> None:
-    """Raise `InputError` unless the model was made for D = ``feature_dim`` and K = ``k``.
-
-    ``source`` names what has these sizes, None for the settings of ``dataset``.
-    """
+def require_matching(trained: Trained, feature_dim: int, k: int) -> None:
+    """Raise `InputError` unless the model was made for D = ``feature_dim`` and K = ``k`` of the data set."""
     for name, own, value in (("feature_dim", trained.model.feature_dim, feature_dim), ("k", trained.model.k, k)):
         if own != value:
-            found = f"{source} has {name}={value}" if source else f"dataset.{name} is {value}; add dataset.{name}={own}"
+            found = f"dataset.{name} is {value}; add dataset.{name}={own}"
             raise InputError(f"{trained.source} was trained with {name}={own}, but {found}.")
 
 
@@ -185,14 +175,13 @@ def _networks(state: Mapping[str, Tensor], source: str) -> dict[str, StateDict]:
 
 def _from_tensors(networks: Mapping[str, StateDict], nhead: int) -> LCDEModel:
     """The model of ``networks`` by their names in `LCDEModel`; of its parts, ``token_head`` may be missing."""
-    lce = _sizes(networks["lcenet"], "LCENet", "classifier.0.weight", 1)
-    pce = _sizes(networks["pcenet"], "PCENet", "adjust_dim.0.weight", 2)
-    if any(lce[name] != pce[name] for name in ("feature_dim", "k")):
-        raise InputError(
-            f"{networks['lcenet'].source} was made for feature_dim={lce['feature_dim']}, k={lce['k']}, but "
-            f"{networks['pcenet'].source} for feature_dim={pce['feature_dim']}, k={pce['k']}; give a pair that was "
-            "trained together."
-        )
+    lcenet, pcenet = networks["lcenet"], networks["pcenet"]
+    lce = _sizes(lcenet, "LCENet", "classifier.0.weight", 1)
+    pce = _sizes(pcenet, "PCENet", "adjust_dim.0.weight", 2)
+    for name in ("feature_dim", "k"):
+        if lce[name] != pce[name]:
+            made_for = f"{lcenet.source} was made for {name}={lce[name]}, but {pcenet.source} for {name}={pce[name]}"
+            raise InputError(f"{made_for}; give a pair that was trained together.")
     require_divisible(lce["feature_dim"], lce["k"], nhead)
     layers = {name: [lce[name], pce[name]] for name in ("num_layers", "dim_feedforward")}
     # Settings of training, which the files do not tell.
@@ -244,10 +233,8 @@ def _sizes(state: StateDict, network: str, head: str, tokens_per_k: int) -> dict
         hidden, width = tensors["encoder.layers.0.linear1.weight"].shape
         feature_dim = len(tensors[head])
     except KeyError as error:
-        raise InputError(
-            f"{state.source} lacks {error}, a tensor of {network}: it is damaged or holds other networks; give "
-            "another file."
-        ) from None
+        reason = f"{state.source} lacks {error}, a tensor of {network}: it is damaged or holds other networks"
+        raise InputError(f"{reason}; give another file.") from None
     num_layers = len({name.split(".")[2] for name in tensors if name.startswith("encoder.layers.")})
     k = (width - feature_dim) // tokens_per_k
     return {"feature_dim": feature_dim, "k": k, "num_layers": num_layers, "dim_feedforward": hidden}

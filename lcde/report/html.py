@@ -33,7 +33,7 @@ class PartReport:
     Attributes
     ----------
     figures : dict of str to Figure
-        By kind: "cluster_sizes", "edges", "density", as far as the method's details and known identities allow.
+        By kind: "cluster_sizes" and, where identities are known, "edges".
     decisions : str
         HTML: the most doubtful merges and splits, and clusters where there are images; empty where there is nothing.
     """
@@ -44,32 +44,18 @@ class PartReport:
 
 def report_part(gallery: Gallery, clustering: Clustering) -> PartReport:
     """Draw the figures and collect the doubtful decisions of one gallery; unreadable images are left blank."""
-    details = clustering.details
     figures = {"cluster_sizes": plots.cluster_sizes(clustering.labels, gallery.labels_true)}
-    if gallery.labels_true is not None:
-        if gallery.graph.k > 1:
-            figures["edges"] = plots.edge_separation(gallery, clustering)
-        if details.density is not None and details.edges_density is not None and details.edges_density.size:
-            figures["density"] = plots.density_correctness(gallery, clustering)
+    if gallery.labels_true is not None and gallery.graph.k > 1:
+        figures["edges"] = plots.edge_separation(gallery, clustering)
     merges, sides = doubtful_merges(clustering)
-    decisions = TEMPLATES.get_template("decisions.html.j2").render(
-        gallery=gallery,
-        clustering=clustering,
-        sizes=np.bincount(clustering.labels),
-        merges=merges[:EDGES],
-        sides=sides.tolist(),
-        splits=doubtful_splits(clustering)[:EDGES],
-        clusters=_examples(gallery, clustering, merges),
-        max_faces=FACES,
-    )
-    return PartReport(figures, decisions.strip())
+    values = {"gallery": gallery, "clustering": clustering, "sizes": np.bincount(clustering.labels)}
+    values |= {"merges": merges[:EDGES], "sides": sides.tolist(), "splits": doubtful_splits(clustering)[:EDGES]}
+    values |= {"clusters": _examples(gallery, clustering, merges), "max_faces": FACES}
+    return PartReport(figures, TEMPLATES.get_template("decisions.html.j2").render(values).strip())
 
 
 def write_report(
-    folder: Path,
-    results: Sequence[Result],
-    parts: Mapping[str, PartReport],
-    more_figures: Mapping[str, Figure] | None = None,
+    folder: Path, results: Sequence[Result], parts: Mapping[str, PartReport], more_figures: Mapping[str, Figure] = {}
 ) -> None:
     """Write ``figures/*.png`` and the page ``report.html`` into ``folder``.
 
@@ -80,10 +66,10 @@ def write_report(
         All methods on all parts.
     parts : mapping of str to PartReport
         By part's name, what to show of some of those parts or all.
-    more_figures : mapping of str to Figure, optional
+    more_figures : mapping of str to Figure
         Figures that belong to no single part, by file name.
     """
-    figures = method_figures(results) | dict(more_figures or {})
+    figures = {**method_figures(results), **more_figures}
     of_parts = {f"{name}_{kind}": figure for name, part in parts.items() for kind, figure in part.figures.items()}
     files = plots.save_figures(figures | of_parts, folder / "figures")
     values = {"parts": by_part(results), "reports": parts, "figures": figures, "files": files, "title": part_title}
@@ -117,11 +103,12 @@ def doubtful_merges(clustering: Clustering) -> tuple[np.ndarray, np.ndarray]:
     sides : (E, 2) int64
         Faces of the two sides.
     """
-    edges, probability = _judged_edges(clustering)
+    edges, probability = clustering.details.edges_density, clustering.details.edge_probability
     density, similar = clustering.details.density, clustering.details.edges_similar
-    if density is None or not edges.size:
+    if density is None or edges is None or probability is None:
         return np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int64)
-    needed = accepted = plots.accepted_edges(clustering)
+    refused = probability <= (clustering.details.edge_threshold or 0.0)  # edges that were not asked about have NaN
+    needed = accepted = np.equal(*clustering.labels[edges].T) & ~refused
     if similar is not None:
         similar = similar[np.equal(*clustering.labels[similar].T)]
         needed = accepted & np.not_equal(*connected_labels(similar, len(clustering.labels))[edges].T)
@@ -138,23 +125,18 @@ def doubtful_merges(clustering: Clustering) -> tuple[np.ndarray, np.ndarray]:
 
 def doubtful_splits(clustering: Clustering) -> np.ndarray:
     """Density edges between two clusters, most probable first: rows of ``edges_density`` (E,) int64."""
-    edges, probability = _judged_edges(clustering)
-    between = np.flatnonzero(np.not_equal(*clustering.labels[edges].T) & ~np.isnan(probability))
-    return between[np.argsort(-probability[between], kind="stable")]
-
-
-def _judged_edges(clustering: Clustering) -> tuple[np.ndarray, np.ndarray]:
-    """Density edges (M, 2) and their probabilities (M,), empty where the method has none."""
     edges, probability = clustering.details.edges_density, clustering.details.edge_probability
     if edges is None or probability is None:
-        return np.empty((0, 2), dtype=np.int64), np.empty(0)
-    return edges, probability
+        return np.empty(0, dtype=np.int64)
+    between = np.flatnonzero(np.not_equal(*clustering.labels[edges].T) & ~np.isnan(probability))
+    return between[np.argsort(-probability[between], kind="stable")]
 
 
 def _examples(gallery: Gallery, clustering: Clustering, merges: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Clusters to show, by the kind of their choice; ``merges`` are those of `doubtful_merges`."""
     labels, density, sizes = clustering.labels, clustering.details.density, np.bincount(clustering.labels)
-    merged = labels[_judged_edges(clustering)[0][merges, 0]]
+    edges = clustering.details.edges_density
+    merged = merges if edges is None else labels[edges[merges, 0]]
     chosen = {
         "Largest clusters": np.argsort(-sizes, kind="stable"),
         "Most doubtful clusters": merged[np.sort(np.unique(merged, return_index=True)[1])],
@@ -192,8 +174,7 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-TEMPLATES = Environment(
-    autoescape=True, loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, undefined=StrictUndefined
-)
+LOADER = FileSystemLoader(Path(__file__).parent)
+TEMPLATES = Environment(autoescape=True, loader=LOADER, trim_blocks=True, undefined=StrictUndefined)
 TEMPLATES.filters |= {"number": "{:,}".format, "percent": percent, "thumbnail": _thumbnail}
 TEMPLATES.filters["png"] = lambda file: _data_uri("png", file.read_bytes())

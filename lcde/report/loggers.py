@@ -5,6 +5,7 @@ wandb is imported only where a run of it is configured.
 
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,9 @@ def log_results(loggers: Sequence[Logger], results: Sequence[Result], folder: Pa
 
     The table has the columns part, method, held_out, baseline, and those of ``sweep.csv``.
     """
-    columns = ["part", "method", "held_out", "baseline", *COLUMNS]
-    rows = [
-        [result.part, result.method, result.held_out, result.baseline, *table_row(metrics_of(result)).values()]
-        for result in results
-    ]
+    of_result = "part", "method", "held_out", "baseline"
+    columns = [*of_result, *COLUMNS]
+    rows = [[*attrgetter(*of_result)(result), *table_row(metrics_of(result)).values()] for result in results]
     scores = final_scores(results)
     figures = {f"figures/{file.stem}": file for file in sorted((folder / "figures").glob("*.png"))}
     for logger in loggers:

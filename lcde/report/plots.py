@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
-from lcde.data.gallery import Gallery
+from lcde.data.gallery import Gallery, row_blocks
 from lcde.evaluation.published import ScoreRow
 from lcde.files import write_atomically
 from lcde.methods.method import Clustering
@@ -31,7 +31,6 @@ CURVES = (  # of training: pattern of keys, panel, style
     (r"(?:test/)?(.*)/pairwise_f", 1, "-o"),
     (r"(?:test/)?(.*)/bcubed_f", 1, "--s"),
 )
-ROWS = 4_096  # rows of the kNN graph handled at a time
 
 
 def method_comparison(rows: Sequence[ScoreRow], title: str = "F-scores by method: longer bars are better") -> Figure:
@@ -46,7 +45,7 @@ def method_comparison(rows: Sequence[ScoreRow], title: str = "F-scores by method
     emphasised = {row.method for row in rows if row.emphasised}
     parts = list(dict.fromkeys(row.part for row in rows))
     methods = sorted(dict.fromkeys(row.method for row in rows), key=lambda method: method not in emphasised)
-    figure, panels = _figure(title, 1.8 + 0.45 * len(methods), columns=len(parts))
+    figure, panels = _grid(title, 1.8 + 0.45 * len(methods), columns=len(parts))
     for axes, part in zip(panels, parts, strict=True):
         of_part = {row.method: (row.pairwise, row.bcubed) for row in rows if row.part == part}
         for measure, name in enumerate(MEASURES):
@@ -59,8 +58,6 @@ def method_comparison(rows: Sequence[ScoreRow], title: str = "F-scores by method
         axes.grid(False)  # the values stand at the bars
     panels[0].set_yticks(range(len(methods)), methods)
     panels[0].invert_yaxis()
-    for label in panels[0].get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() in emphasised else "normal")
     _legend(figure, panels[0])
     return figure
 
@@ -77,25 +74,22 @@ def sweep_scores(rows: Sequence[tuple[Mapping[str, str], ScoreRow]]) -> Figure:
     rows : sequence of (settings, ScoreRow)
         The settings of one job, which have the same keys in all jobs, and its scores on one part.
     """
-    distinct = {key: dict.fromkeys(settings[key] for settings, _ in rows) for key in rows[0][0]}
-    numeric = [key for key, values in distinct.items() if all(map(is_number, values))]
+    numeric = [key for key in rows[0][0] if all(is_number(job[key]) for job, _ in rows)]
     if not numeric:
         named = [replace(row, method=", ".join(f"{key}={value}" for key, value in job.items())) for job, row in rows]
         return method_comparison(named, "F-scores of the sweep: longer bars are better")
 
-    x_keys = [max(numeric, key=lambda key: len(distinct[key]))]
-    others = [key for key in distinct if key not in x_keys]
-    styles = ("o-", "s--")
-    if len({tuple(settings[key] for key in others) for settings, _ in rows}) >= len(PALETTE):
+    x_keys = [max(numeric, key=lambda key: len({job[key] for job, _ in rows}))]
+    others, styles = [key for key in rows[0][0] if key not in x_keys], ("o-", "s--")
+    if len({tuple(job[key] for key in others) for job, _ in rows}) >= len(PALETTE):
         x_keys, others, styles = numeric, [], ("o", "s")
     lines: dict[str, list[tuple[Mapping[str, str], ScoreRow]]] = {}
-    for settings, row in rows:
-        lines.setdefault(", ".join(settings[key] for key in others), []).append((settings, row))
+    for job, row in rows:
+        lines.setdefault(", ".join(job[key] for key in others), []).append((job, row))
 
     parts = dict.fromkeys(row.part for _, row in rows)
-    height, width = (1, len(parts)) if len(x_keys) == 1 else (len(parts), len(x_keys))
     title = "F-scores of the sweep: higher is better"
-    figure, panels = _figure(title, 1.4 + 3.2 * height, height, width, sharex=False)
+    figure, panels = _grid(title, 1.4 + 3.2 * len(parts), len(parts), len(x_keys))
     for axes, (part, key) in zip(panels, product(parts, x_keys), strict=True):
         for number, (combination, line) in enumerate(lines.items()):
             of_part = sorted((float(job[key]), row.pairwise, row.bcubed) for job, row in line if row.part == part)
@@ -129,8 +123,7 @@ def edge_separation(gallery: Gallery, clustering: Clustering) -> Figure:
     factors = [None] if connectivity is None else [None, connectivity]
     low, high = min(0.0, float(graph.similarities.min())), max(1.0, float(graph.similarities.max()))
     histograms = np.zeros((len(factors), 2, BINS), dtype=np.int64)  # s or s·c; different or same identity; bin
-    for start in range(0, len(gallery), ROWS):
-        block = slice(start, start + ROWS)
+    for block in row_blocks(len(gallery)):
         same = labels_true[graph.indices[block, 1:]] == labels_true[block, None]
         for factor, counts in zip(factors, histograms, strict=True):
             weights = graph.similarities[block, 1:] * (1 if factor is None else factor[block, 1:])
@@ -138,13 +131,13 @@ def edge_separation(gallery: Gallery, clustering: Clustering) -> Figure:
 
     edges = np.linspace(low, high, BINS + 1)
     title = f"{gallery.name}: kNN edges within and across identities, less overlap is better"
-    figure, panels = _figure(title, 4.4, columns=len(factors))
-    panels[0].set(yscale="log", xlim=(low, high), ylabel="kNN edges per bin")
+    figure, panels = _grid(title, 4.4, columns=len(factors))
+    panels[0].set(yscale="log", ylabel="kNN edges per bin")
     for axes, counts, (name, xlabel) in zip(panels, histograms, texts, strict=False):
         for count, color, label in zip(counts, PALETTE[1::-1], ("different identities", "same identity"), strict=True):
             axes.stairs(count, edges, fill=True, facecolor=(color, 0.2), edgecolor=color, linewidth=1.5, label=label)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.set(title=f"{name}: the two overlap by {shares.min(axis=0).sum():.0%}", xlabel=xlabel)
+        axes.set(title=f"{name}: the two overlap by {shares.min(axis=0).sum():.0%}", xlabel=xlabel, xlim=(low, high))
     panels[0].set_ylim(bottom=0.8)  # one edge shows above the axis
     if connectivity is not None and threshold is not None:
         label = f"similarity threshold τ = {threshold:.2f}"
@@ -156,7 +149,7 @@ def edge_separation(gallery: Gallery, clustering: Clustering) -> Figure:
 def cluster_sizes(labels: np.ndarray, labels_true: np.ndarray | None = None) -> Figure:
     """How many clusters have at least x faces; ``labels`` (N,) integers, beside the identities where known."""
     against = "" if labels_true is None else ": a perfect clustering follows the dashed line"
-    figure, [axes] = _figure(f"Clusters of {len(labels):,} faces by size{against}", 4.6)
+    figure, [axes] = _grid(f"Clusters of {len(labels):,} faces by size{against}", 4.6)
     lines = [(labels, "predicted clusters", PALETTE[0], "-")]
     if labels_true is not None:
         lines.append((labels_true, "true identities", PALETTE[-1], "--"))
@@ -166,56 +159,8 @@ def cluster_sizes(labels: np.ndarray, labels_true: np.ndarray | None = None) -> 
         label = f"{len(sizes):,} {name}"
         axes.step(x, len(sizes) - np.maximum(smaller - 1, 0), style, color=color, marker=".", label=label)
     axes.set(xscale="log", yscale="log", xlabel="x, faces in a cluster", ylabel="clusters with at least x faces")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axis.set_minor_formatter(NullFormatter())
     _legend(figure, axes)
     return figure
-
-
-def density_correctness(gallery: Gallery, clustering: Clustering) -> Figure:
-    """Share of density edges that join one identity, and share that the method accepts, by density.
-
-    Faces fall into 10 bins of equal size by density. A density edge counts in the bin of its less dense end; see
-    `accepted_edges`.
-
-    Parameters
-    ----------
-    gallery : Gallery
-        Its ``labels_true`` must be known.
-    clustering : Clustering
-        Its details must have ``density`` and ``edges_density``.
-    """
-    density, edges, labels_true = clustering.details.density, clustering.details.edges_density, gallery.labels_true
-    assert density is not None
-    assert edges is not None
-    assert labels_true is not None
-    bin_of = np.empty(len(gallery), dtype=np.int64)
-    bin_of[np.argsort(density, kind="stable")] = np.arange(len(gallery)) * 10 // len(gallery)
-    bin_of_edge = bin_of[edges[:, 0]]
-    used, total = np.unique(bin_of_edge, return_counts=True)
-    x = (np.bincount(bin_of, density) / np.maximum(np.bincount(bin_of), 1))[used]
-
-    figure, [axes] = _figure(f"{gallery.name}: as many density edges should be accepted as are correct", 4.6)
-    correct, accepted = np.equal(*labels_true[edges].T), accepted_edges(clustering)
-    lines = ((correct, "joins one identity", "-o", PALETTE[0]), (accepted, "accepted", "--s", PALETTE[1]))
-    for chosen, name, style, color in lines:
-        label = f"{name}: {chosen.sum():,} of {len(chosen):,}"
-        axes.plot(x, 100 * np.bincount(bin_of_edge, chosen)[used] / total, style, color=color, label=label)
-    axes.set(title="faces in 10 bins of equal size by density", xlabel="mean density of a bin", ylim=(-4, 104))
-    axes.set_ylabel("share of density edges (%)")
-    _legend(figure, axes)
-    return figure
-
-
-def accepted_edges(clustering: Clustering) -> np.ndarray:
-    """Density edges within a cluster that the model accepts or was not asked about: (M,) bool."""
-    details = clustering.details
-    assert details.edges_density is not None
-    accepted = np.equal(*clustering.labels[details.edges_density].T)
-    if details.edge_probability is not None and details.edge_threshold is not None:
-        accepted &= ~(details.edge_probability <= details.edge_threshold)  # NaN: not asked
-    return accepted
 
 
 def training_curves(history: Sequence[Mapping[str, float]], chosen: float | None = None) -> Figure:
@@ -231,15 +176,14 @@ def training_curves(history: Sequence[Mapping[str, float]], chosen: float | None
     chosen : float, optional
         ``val/f_score`` of the chosen epoch.
     """
-    figure, panels = _figure("Training: losses should fall and F-scores rise", 4.8, columns=2, sharey=False)
+    figure, panels = _grid("Training: losses should fall and F-scores rise", 4.8, columns=2, sharey=False)
     panels[0].set(title="Losses (solid: train, dashed: held-out)", xlabel="epoch", ylabel="loss")
     panels[1].set(title="F-scores (solid: pairwise, dashed: BCubed)", xlabel="epoch", ylabel="F-score (%)")
 
     def points(key: str) -> np.ndarray:
         """Epochs and values (2, E)."""
-        return (
-            np.array([(row.get("epoch", i), row[key]) for i, row in enumerate(history) if key in row]).reshape(-1, 2).T
-        )
+        found = [(row.get("epoch", i), row[key]) for i, row in enumerate(history) if key in row]
+        return np.array(found).reshape(-1, 2).T
 
     colors: dict[str, str] = {}
     keys = dict.fromkeys(key for row in history for key in row)
@@ -277,13 +221,11 @@ def is_number(text: str) -> bool:
         return False
 
 
-def _figure(
-    title: str, height: float, rows: int = 1, columns: int = 1, sharex: bool = True, sharey: bool = True
-) -> tuple[Figure, list[Axes]]:
+def _grid(title: str, height: float, rows: int = 1, columns: int = 1, sharey: bool = True) -> tuple[Figure, list[Axes]]:
     """A figure of ``height`` inches and its panels, row by row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.suptitle(title, weight="bold")
-    panels = list(figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
     for axes in panels:
         axes.grid(color="0.9")
         axes.set_axisbelow(True)

@@ -16,15 +16,16 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
 
-from lcde.evaluation.output import COLUMNS, console, make_table, part_title, percent, table_row
+from lcde.evaluation.output import COLUMNS, part_title, percent, print_rows, table_row
 from lcde.evaluation.published import ScoreRow
 from lcde.files import write_atomically
 from lcde.report import plots
 from lcde.report.html import write_page
 
 SHOWN = ("held-out F", "pairwise F", "BCubed F", "NMI", "clusters", "seconds")  # in the printed table and the page
+
+UNRANKED = "No job has scores on held-out identities, and evaluation parts choose nothing: none is marked as the best."
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,15 @@ class SweepSummary(Callback):
         jobs = read_jobs(self.folder)
         if not jobs:
             return None
-        best, rows = best_job(jobs), score_rows(jobs)
+        ranked, rows = sorted(jobs, key=lambda job: -np.nan_to_num(job.score, nan=-1)), score_rows(jobs)
+        best = None if np.isnan(ranked[0].score) else ranked[0]
         write_csv(jobs, self.folder / "sweep.csv")
         figures = plots.save_figures({"sweep": plots.sweep_scores(rows)} if rows else {}, self.folder)
-        columns, lines = ["job", *varying_keys(jobs), *SHOWN], summary_lines(jobs)
-        table = make_table(*columns)
-        for job, cells in lines:
-            table.add_row(*map(escape, cells), style="bold" if job is best else None)
-        note = (
-            "No job has scores on held-out identities, and evaluation parts choose nothing: none is marked as the best."
-        )
-        if best is not None:
-            note = f"Best on held-out identities: {best.name}"
+        columns, lines = ["job", *varying_keys(jobs), *SHOWN], summary_lines(ranked)
+        note = UNRANKED if best is None else f"Best on held-out identities: {best.name}"
         values = {"note": note, "columns": columns, "lines": lines, "best": best, "figures": figures}
         write_page(self.folder / "sweep.html", "sweep.html.j2", values)
-        console().print(table)
+        print_rows(columns, [[(cells, job is best) for job, cells in lines]])
         print(f"{note}\nscores in percent, means over parts; summary and a folder for each job: {self.folder}")
         return best
 
@@ -119,11 +114,6 @@ def read_jobs(folder: Path) -> list[Job]:
         parts = {part: {"held_out": "held_out" in of_part, **table_row(of_part)} for part, of_part in values.items()}
         jobs.append(Job(job.relative_to(folder).as_posix(), settings, parts))
     return sorted(jobs, key=lambda job: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", job.name)])
-
-
-def best_job(jobs: Sequence[Job]) -> Job | None:
-    """The job of the highest score on held-out parts, the first of equal ones; None where no job has such parts."""
-    return max((job for job in jobs if not np.isnan(job.score)), key=lambda job: job.score, default=None)
 
 
 def varying_keys(jobs: Sequence[Job]) -> list[str]:
@@ -157,12 +147,9 @@ def write_csv(jobs: Sequence[Job], path: Path) -> None:
 
 
 def summary_lines(jobs: Sequence[Job]) -> list[tuple[Job, list[str]]]:
-    """Each job and its cells: name, varying settings, `SHOWN`.
-
-    Jobs are in the order of their scores on held-out parts, those without such scores last, in their own order.
-    """
+    """Each job and its cells: name, varying settings, `SHOWN`."""
     lines = []
-    for job in sorted(jobs, key=lambda job: -np.nan_to_num(job.score, nan=-1)):
+    for job in jobs:
         values = [job.settings.get(key, "") for key in varying_keys(jobs)]
         cells = [job.name, *(f"{float(value):.4g}" if plots.is_number(value) else value for value in values)]
         cells += map(percent, (job.score, *map(job.mean, ("pairwise_f_score", "bcubed_f_score", "nmi"))))

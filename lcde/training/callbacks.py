@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from lcde.distributed import broadcast, rank
-from lcde.evaluation.results import Result, evaluate
+from lcde.evaluation.results import evaluate
 from lcde.methods.method import Method, Rule
 from lcde.models.base import Neighbourhoods, PairModel
 from lcde.progress import is_watched
@@ -48,10 +48,12 @@ class ClusteringEvaluation(Callback):
             return
         assert isinstance(pl_module, PairModel)
         scores: dict[str, float] = {}
-        for gallery in trainer.datamodule.galleries:  # type: ignore[attr-defined]  # Lightning attaches it
+        for gallery in trainer.datamodule.parts.scored():  # type: ignore[attr-defined]  # Lightning attaches it
             result = evaluate(gallery, Method(self.name, self.rule, pl_module))
-            if result is not None:
-                scores |= _f_scores(result)
+            if result is not None and result.pairwise is not None and result.bcubed is not None:
+                prefix = "val" if result.held_out else f"test/{result.part}"
+                scores |= {f"{prefix}/pairwise_f": result.pairwise.f_score, f"{prefix}/bcubed_f": result.bcubed.f_score}
+                scores |= {"val/f_score": result.f_score} if result.held_out else {}
         self._scores = broadcast(scores)
         # The same on all ranks; Lightning warns without sync_dist.
         pl_module.log_dict(self._scores, sync_dist=True)
@@ -72,13 +74,6 @@ class ClusteringEvaluation(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the history."""
         self.history = state_dict["history"]
-
-
-def _f_scores(result: Result) -> dict[str, float]:
-    assert result.pairwise is not None and result.bcubed is not None
-    prefix = "val" if result.held_out else f"test/{result.part}"
-    scores = {f"{prefix}/pairwise_f": result.pairwise.f_score, f"{prefix}/bcubed_f": result.bcubed.f_score}
-    return scores | ({"val/f_score": result.f_score} if result.held_out else {})
 
 
 class HeldOutCheckpoint(ModelCheckpoint):
@@ -122,13 +117,10 @@ class PairRefresh(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In a resumed run, score the part with the weights that were loaded: they were saved after an epoch."""
         if trainer.ckpt_path is not None:
-            self._refresh(trainer, pl_module)
+            self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the training part, on all processes."""
-        self._refresh(trainer, pl_module)
-
-    def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, PairModel)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it
         scores = pl_module.bind(datamodule.train_gallery, "float32", False, None)
@@ -170,35 +162,21 @@ class Throughput(Callback):
             pl_module.log("train/pairs_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
 
 
-def progress_bar() -> ProgressBar:
+def progress_bar() -> Callback:
     """A bar in a terminal or notebook, a line per epoch in the log of a batch job."""
     return RichProgressBar() if is_watched() else EpochLines()
 
 
-class EpochLines(ProgressBar):
+class EpochLines(Callback):
     """Print after each epoch its number, the F-scores of the held-out identities and the pairs per second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._enabled = True
-
-    def enable(self) -> None:
-        """Print lines."""
-        self._enabled = True
-
-    def disable(self) -> None:
-        """Print nothing: Lightning calls this on all processes but one."""
-        self._enabled = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""
-        if not self._enabled:
-            return
-        logged = trainer.callback_metrics
-        shown = {
-            "held-out pairwise F": (100, "val/pairwise_f"),
-            "BCubed F": (100, "val/bcubed_f"),
-            "pairs per second": (1, "train/pairs_per_second"),
-        }
-        values = [f"{name} {times * logged[key]:.2f}" for name, (times, key) in shown.items() if key in logged]
-        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {', '.join(values)}", flush=True)
+        logged, values = trainer.callback_metrics, []
+        if "val/f_score" in logged:
+            pairwise, bcubed = (100 * logged[f"val/{name}_f"] for name in ("pairwise", "bcubed"))
+            values.append(f"held-out pairwise F {pairwise:.2f}, BCubed F {bcubed:.2f}")
+        if "train/pairs_per_second" in logged:
+            values.append(f"pairs per second {logged['train/pairs_per_second']:.2f}")
+        if trainer.is_global_zero:
+            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {', '.join(values)}", flush=True)

@@ -18,5 +18,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read tensors and plain values; the arguments differ between versions of Lightning and change nothing."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return checkpoint
+        return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,17 +1,16 @@
 """The data module: serves sampled kNN edge pairs as indices and builds their neighbourhoods on the device."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from lcde.clustering.density import symmetrise
-from lcde.data.datasets import Dataset, Parts
+from lcde.data.datasets import Dataset
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank, world_size
 from lcde.errors import InputError
@@ -36,20 +35,6 @@ class EdgePairs(NamedTuple):
     same_identity: Tensor
 
 
-class PairDataset(TorchDataset[EdgePairs]):
-    """Pairs drawn for one epoch; a whole batch is one fancy index."""
-
-    def __init__(self, pairs: np.ndarray, labels_true: np.ndarray) -> None:
-        self.pairs = torch.from_numpy(pairs)
-        self.same_identity = torch.from_numpy((labels_true[pairs[:, 0]] == labels_true[pairs[:, 1]]).astype(np.int64))
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitems__(self, positions: list[int]) -> EdgePairs:
-        return EdgePairs(self.pairs[positions], self.same_identity[positions])
-
-
 class EdgePairDataModule(LightningDataModule):
     """Serves the training part of a data set as sampled edge pairs, and its held-out identities for validation.
 
@@ -65,36 +50,31 @@ class EdgePairDataModule(LightningDataModule):
     rotate : bool
         Whether to rotate the features of each training step at random, which leaves all similarities as they are: the
         networks cannot memorise directions.
+
+    Attributes
+    ----------
+    parts : Parts
+        The galleries of ``dataset``, which are read at once and stay in memory.
+    train_gallery : Gallery
+        The faces to train on.
+
+    Raises
+    ------
+    InputError
+        Where files are missing or do not fit.
     """
 
-    def __init__(
-        self, dataset: Dataset, sampler: PairSampler, batch_size: int, seed: int, rotate: bool = False
-    ) -> None:
+    def __init__(self, dataset: Dataset, sampler: PairSampler, batch_size: int, seed: int, rotate: bool) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError(f"data.batch_size={batch_size} must be 1 or more.")
-        self.dataset, self.sampler, self.batch_size, self.seed, self.rotate = dataset, sampler, batch_size, seed, rotate
-        self.parts: Parts | None = None
+        self.sampler, self.batch_size, self.seed, self.rotate = sampler, batch_size, seed, rotate
+        parts = dataset.load(train=True)
+        assert parts.train is not None
+        self.train_gallery = parts.train
+        self.parts = replace(parts, evaluation=list(parts.evaluation))  # read once, as each epoch clusters them
         self._connectivity: np.ndarray | None = None
-        self._on_device: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def setup(self, stage: str = "fit") -> None:
-        """Read all parts, or make sure that they can be read, and build their kNN graphs."""
-        if self.parts is None:
-            parts = self.dataset.load(train=True)
-            self.parts = replace(parts, evaluation=list(parts.evaluation))  # read once, as each epoch clusters them
-
-    @property
-    def train_gallery(self) -> Gallery:
-        """The faces to train on."""
-        assert self.parts is not None and self.parts.train is not None
-        return self.parts.train
-
-    @property
-    def galleries(self) -> list[Gallery]:
-        """Held-out identities, if there are any, then the evaluation parts; each epoch clusters all of them."""
-        assert self.parts is not None
-        return list(self.parts.scored())
+        self._on_device: dict[int, list[Tensor]] = {}
 
     def set_train_connectivity(self, connectivity: np.ndarray) -> None:
         """Tell the sampler what the model now gives for the training part: (N, K) float32, not symmetrised."""
@@ -109,7 +89,7 @@ class EdgePairDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader]:
         """The same random pairs of the held-out identities at each epoch; nothing where none are held out."""
-        gallery = self.parts.validation if self.parts is not None else None
+        gallery = self.parts.validation
         if gallery is None:
             return []
         sampler = UniformPairs(min(1.0, VALIDATION_PAIRS / len(gallery)))
@@ -120,7 +100,8 @@ class EdgePairDataModule(LightningDataModule):
         """Gather the neighbourhoods of a batch on its device."""
         assert self.trainer is not None
         training = self.trainer.training
-        gallery = self.train_gallery if training else self.galleries[0]
+        gallery = self.train_gallery if training else self.parts.validation
+        assert gallery is not None
         features, indices, labels = self._tensors(gallery, batch.pairs.device)
         neighbours = indices[batch.pairs].long()  # (B, 2, K)
         same_as_end = labels[neighbours][:, None] == labels[batch.pairs][..., None, None]  # (B, 2, 2, K)
@@ -140,16 +121,18 @@ class EdgePairDataModule(LightningDataModule):
 
     def _loader(self, gallery: Gallery, pairs: np.ndarray) -> DataLoader:
         """This rank's share of ``pairs``: the ranks' batches of a step are together the batch of one process."""
-        assert gallery.labels_true is not None
-        share = pairs[rank() : len(pairs) // world_size() * world_size() : world_size()]
-        return DataLoader(PairDataset(share, gallery.labels_true), self.batch_size, collate_fn=_as_is)
+        share = torch.from_numpy(pairs[rank() : len(pairs) // world_size() * world_size() : world_size()])
+        first, second = torch.from_numpy(gallery.labels_true)[share].T
+        same_identity, size = (first == second).long(), self.batch_size
+        starts = range(0, len(share), size)
+        batches = [EdgePairs(share[start : start + size], same_identity[start : start + size]) for start in starts]
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a sequence does
 
-    def _tensors(self, gallery: Gallery, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _tensors(self, gallery: Gallery, device: torch.device) -> list[Tensor]:
         """Features, neighbours and identities of ``gallery`` on ``device``."""
         if id(gallery) not in self._on_device:
             arrays = gallery.features, gallery.graph.indices, gallery.labels_true
-            features, indices, labels = (torch.from_numpy(np.asarray(array)).to(device) for array in arrays)
-            self._on_device[id(gallery)] = features, indices, labels
+            self._on_device[id(gallery)] = [torch.from_numpy(array).to(device) for array in arrays]
         return self._on_device[id(gallery)]
 
 
@@ -157,7 +140,3 @@ def _random_rotation(width: int) -> Tensor:
     """A uniformly distributed orthogonal matrix (width, width), by QR of a Gaussian one (Mezzadri 2007)."""
     rotation, triangle = torch.linalg.qr(torch.randn(width, width))
     return rotation * triangle.diagonal().sign()
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

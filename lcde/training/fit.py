@@ -1,7 +1,6 @@
 """The set-up of a training run, which the command and the estimator share."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
@@ -9,9 +8,8 @@ from pytorch_lightning import Trainer
 from lcde.configuration import build, build_each, plain
 from lcde.data.datasets import Dataset
 from lcde.errors import InputError
-from lcde.methods.method import Rule
 from lcde.models.base import PairModel
-from lcde.models.weights import Trained, require_matching, start_from
+from lcde.models.weights import Trained, class_named, require_matching, start_from
 from lcde.training.callbacks import ClusteringEvaluation
 from lcde.training.datamodule import EdgePairDataModule
 
@@ -23,12 +21,7 @@ class Training:
     model: PairModel
     datamodule: EdgePairDataModule
     trainer: Trainer
-    rule: Rule
     evaluation: ClusteringEvaluation
-
-    def fit(self, last: Path | None = None) -> None:
-        """Train, from the checkpoint ``last`` of an interrupted run if there is one."""
-        self.trainer.fit(self.model, self.datamodule, ckpt_path=last)
 
 
 def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained | None) -> Training:
@@ -52,18 +45,19 @@ def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained 
     """
     if not config.get("model"):
         raise InputError("model=none has nothing to train; name a model, or cluster with eval.py.")
-    layers = {}
     if start is not None:
         require_matching(start, dataset.feature_dim, dataset.k)
-        layers = start.model.layer_settings()
+        found, wanted = type(start.model), class_named(config.model._target_, PairModel, "model=…")
+        if found is not wanted:
+            raise InputError(f"{start.source} holds a {found.__name__}, but model=… is a {wanted.__name__}.")
+    layers = {} if start is None else start.model.layer_settings()
     model = build(config.model, feature_dim=dataset.feature_dim, k=dataset.k, **layers)
     if start is not None:
         start_from(start, model)
-    rule = build(config.clustering)
+    evaluation = ClusteringEvaluation(rule_name, build(config.clustering), plain(config.clustering))
+    # Before processes start: errors are reported once, graphs are built with all cores.
     datamodule = build(config.data)(dataset=dataset)
-    datamodule.setup("fit")  # before processes start: errors are reported once, graphs are built with all cores
-    evaluation = ClusteringEvaluation(rule_name, rule, plain(config.clustering))
     logger = build(config.logger) if config.get("logger") else False
     callbacks = build_each(config.callbacks).values()
     trainer = build(config.trainer, callbacks=[evaluation, *callbacks], logger=logger)
-    return Training(model, datamodule, trainer, rule, evaluation)
+    return Training(model, datamodule, trainer, evaluation)

@@ -42,10 +42,10 @@ class MixedPairs:
 
     Attributes
     ----------
-    density, uncertain, near, uniform : float
+    density, uncertain, near : float
         Pairs per face and epoch: density edges E_d under the present connectivity; edges drawn in proportion to
         c·(1 - c), of which the model is least certain; edges to one of the `near_neighbours` most similar faces, where
-        similar identities are; any kNN edges.
+        similar identities are.
     near_neighbours : int
     """
 
@@ -53,7 +53,6 @@ class MixedPairs:
     uncertain: float
     near: float
     near_neighbours: int
-    uniform: float
 
     def __call__(self, graph: KNNGraph, connectivity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As `PairSampler`."""
@@ -68,7 +67,6 @@ class MixedPairs:
             edges_density[rng.integers(len(edges_density), size=round(self.density * num_faces))],
             _draw(indices, connectivity * (1 - connectivity), round(self.uncertain * num_faces), rng),
             _draw(indices, near, round(self.near * num_faces), rng),
-            _draw(indices, np.ones_like(connectivity), round(self.uniform * num_faces), rng),
         ]
         pairs = np.concatenate(drawn)
         backwards = densities[pairs[:, 0]] > densities[pairs[:, 1]]

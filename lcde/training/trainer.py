@@ -7,18 +7,22 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lcde.models.precision import fastest_dtype
+from lcde.progress import is_watched
 
 
 def make_trainer(accelerator: str, precision: str, **settings: Any) -> Trainer:
-    """A `Trainer` with all its arguments; ``precision`` "auto" is bf16-mixed where the device gains from it."""
+    """A `Trainer` with all its arguments; ``precision`` "auto" is bf16-mixed where the device gains from it.
+
+    Unless told otherwise, it has a progress bar only where somebody can see it.
+    """
     if precision == "auto":
         precision = "bf16-mixed" if fastest_dtype(_device(accelerator)) == torch.bfloat16 else "32-true"
+    settings.setdefault("enable_progress_bar", is_watched())
     return Trainer(accelerator=accelerator, precision=precision, **settings)  # type: ignore[arg-type]
 
 
 def _device(accelerator: str) -> torch.device:
     """The device that Lightning's ``accelerator`` means on this machine."""
     if accelerator in ("auto", "gpu"):
-        found = {"cuda": CUDAAccelerator.is_available(), "mps": MPSAccelerator.is_available(), "cpu": True}
-        accelerator = next(name for name, available in found.items() if available)
+        accelerator = "cuda" if CUDAAccelerator.is_available() else "mps" if MPSAccelerator.is_available() else "cpu"
     return torch.device(accelerator)

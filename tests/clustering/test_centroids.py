@@ -78,7 +78,7 @@ def test_faces_all_alike_are_one_cluster():
 
 
 def test_edges_are_those_between_clusters_from_a_similarity_on(monkeypatch):
-    monkeypatch.setattr("lcde.clustering.ROWS", 7)
+    monkeypatch.setattr("lcde.data.gallery.ROWS", 7)
     graph = build_knn(FEATURES, 6)
     labels = np.where(IDENTITIES == 30, -1, IDENTITIES)
     expected = [

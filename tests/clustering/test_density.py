@@ -62,7 +62,7 @@ def test_density_sums_all_but_column_0(make_graph, seed, num_faces):
 def test_density_does_not_depend_on_block_size(make_graph, monkeypatch, rows):
     graph, connectivity = make_graph(0, 9, 5)
     expected = density(connectivity, graph.similarities)
-    monkeypatch.setattr("lcde.clustering.ROWS", rows)
+    monkeypatch.setattr("lcde.data.gallery.ROWS", rows)
     assert np.array_equal(density(connectivity, graph.similarities), expected)
 
 
@@ -70,5 +70,5 @@ def test_density_does_not_depend_on_block_size(make_graph, monkeypatch, rows):
 def test_symmetrise_does_not_depend_on_block_size(make_graph, monkeypatch, rows):
     graph, connectivity = make_graph(2, 9, 5)
     expected = symmetrised(connectivity, graph.indices)
-    monkeypatch.setattr("lcde.clustering.ROWS", rows)
+    monkeypatch.setattr("lcde.data.gallery.ROWS", rows)
     assert np.array_equal(symmetrise(connectivity, graph.indices), expected)

@@ -80,7 +80,7 @@ def test_edges_do_not_depend_on_block_size(make_graph, monkeypatch, rows):
     graph, connectivity = make_graph(1, 12, 6)
     arguments = graph, connectivity, density(connectivity, graph.similarities), 0.125
     expected = select_edges(*arguments)
-    monkeypatch.setattr("lcde.clustering.ROWS", rows)
+    monkeypatch.setattr("lcde.data.gallery.ROWS", rows)
     assert all(map(np.array_equal, select_edges(*arguments), expected))
 
 

@@ -22,7 +22,7 @@ def test_edges_between_are_the_strongest_of_each_pair_of_clusters(make_graph, se
     if not len(pairs):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lcde.clustering.ROWS", rows)
+        patch.setattr("lcde.data.gallery.ROWS", rows)
         found, of_pair, mean = edges_between(pairs, labels, WeightedGraph(knn, connectivity), number)
 
     assert found.dtype == np.int64

@@ -89,7 +89,7 @@ def test_whitening_does_not_depend_on_block_size(monkeypatch):
     features = faces(LABELS, spread=1.0)
     matrix = within_cluster_whitening(features, LABELS)
     moved = transform(features, NO_OFFSET, matrix)
-    monkeypatch.setattr("lcde.clustering.ROWS", 7)
+    monkeypatch.setattr("lcde.data.gallery.ROWS", 7)
     assert within_cluster_whitening(features, LABELS) == pytest.approx(matrix, abs=1e-5)
     assert transform(features, NO_OFFSET, matrix) == pytest.approx(moved, abs=1e-6)
 

@@ -19,9 +19,9 @@ def importable(monkeypatch):
 
 
 @pytest.fixture
-def own(tiny):
+def own(tiny_data):
     """Arguments that choose both."""
-    return [f"--config-dir={FOLDER}", *tiny[:2], "trainer=cpu", "model=toy", "clustering=toy_rule"]
+    return [f"--config-dir={FOLDER}", *tiny_data, "trainer=cpu", "model=toy", "clustering=toy_rule"]
 
 
 def metrics_of(folder):
@@ -46,6 +46,8 @@ def test_train_evaluate_and_estimate(own, lcde, tmp_path):
     assert metrics_of(tmp_path / "eval")["part1_test"]["pairwise"] == trained["part1_test"]["pairwise"]
     lcde("eval", *alone, *networks, "clustering.least=0.99", f"hydra.run.dir={tmp_path / 'strict'}")
     assert metrics_of(tmp_path / "strict")["part1_test"]["clusters"] > trained["part1_test"]["clusters"]
+    with pytest.raises(SystemExit, match=r"best\.ckpt holds a \w+, but model=… is a LCDEModel"):
+        lcde("train", *alone, f"checkpoint={checkpoint}", f"hydra.run.dir={tmp_path / 'other'}")
 
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(30), 6)

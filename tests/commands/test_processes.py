@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,15 +18,16 @@ LOSSES = ("train/edge_loss_step", "train/connectivity_loss_step", "train/token_l
 pytestmark = pytest.mark.slow
 
 
-def run(script, *arguments, cwd=ROOT):
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def succeed(start):
+    """Run ``lcde <arguments>`` in a process of its own; returns what it prints."""
 
+    def run(*arguments):
+        exit_code, output = start(*arguments).end()
+        assert exit_code == 0, output
+        return output
 
-def succeed(script, *arguments, cwd=ROOT):
-    done = run(script, *arguments, cwd=cwd)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,9 @@ def small(tiny):
 
 
 @pytest.fixture(scope="module")
-def one(small, tmp_path_factory):
+def one(lcde, small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    succeed("train.py", *small, f"hydra.run.dir={folder}")
+    lcde("train", *small, f"hydra.run.dir={folder}")
     return folder
 
 
@@ -47,29 +49,30 @@ def steps(folder):
         return np.array([[float(row[name]) for name in LOSSES] for row in csv.DictReader(file) if row[LOSSES[0]]])
 
 
-def test_two_processes_take_the_steps_of_one(one, small, tmp_path):
-    output = succeed("train.py", *small, "trainer=ddp_cpu", "data.batch_size=32", f"hydra.run.dir={tmp_path}")
+def test_two_processes_take_the_steps_of_one(one, small, succeed, tmp_path):
+    output = succeed("train", *small, "trainer=ddp_cpu", "data.batch_size=32", f"hydra.run.dir={tmp_path}")
     assert output.count("epoch 1 of 2: ") == 1
     assert len(steps(one)) == len(steps(tmp_path)) > 10
     assert np.abs(steps(one) - steps(tmp_path))[:10].max() < 1e-4
     assert (tmp_path / "metrics.json").is_file()
 
 
-def test_two_processes_evaluate_as_one(one, small, tmp_path):
-    for name, trainer in (("one", "trainer=cpu"), ("two", "trainer=ddp_cpu")):
+def test_two_processes_evaluate_as_one(one, tiny_data, lcde, succeed, tmp_path):
+    for name, run, trainer in (("one", lcde, "trainer=cpu"), ("two", succeed, "trainer=ddp_cpu")):
         best = f"checkpoint={one}/checkpoints/best.ckpt"
-        succeed(
-            "eval.py", *small[:2], trainer, best, "report=false", "score_cache=null", f"hydra.run.dir={tmp_path / name}"
+        run(
+            *("eval", *tiny_data, trainer, best, "report=false", "score_cache=null"),
+            f"hydra.run.dir={tmp_path / name}",
         )
     for part in ("part1_test", "part2_test", "part0_held_out"):
         labels = [np.load(tmp_path / name / "labels" / f"{part}.npy") for name in ("one", "two")]
         assert np.array_equal(*labels)
 
 
-def test_a_sweep_runs_jobs_of_two_processes(small, tmp_path):
+def test_a_sweep_runs_jobs_of_two_processes(small, succeed, tmp_path):
     own = ROOT / "tests" / "commands" / "own_methods"  # its YAML files reach the second process as well
-    overrides = [*small, "trainer=ddp_cpu", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}"]
-    succeed("train.py", "-m", f"--config-dir={own}", *overrides, "seed=0,1")
+    brief = "trainer.max_epochs=1", "+trainer.limit_train_batches=2", f"hydra.sweep.dir={tmp_path}"
+    succeed("train", "-m", f"--config-dir={own}", *small, "trainer=ddp_cpu", *brief, "seed=0,1")
     for job in ("0", "1"):
         assert f"seed: {job}" in (tmp_path / job / "config.yaml").read_text()
         assert (tmp_path / job / "metrics.json").is_file()
@@ -78,27 +81,16 @@ def test_a_sweep_runs_jobs_of_two_processes(small, tmp_path):
     assert (tmp_path / "sweep.csv").is_file()
 
 
-def test_a_sweep_over_thresholds_runs_the_networks_once_and_reports_the_best_job(one, small, tmp_path):
-    command = [
-        *small[:2],
-        "trainer=cpu",
-        f"checkpoint={one}/checkpoints/best.ckpt",
-        f"score_cache={tmp_path / 'cache'}",
-    ]
-    thresholds = ("0.4", "0.6", "0.8")
+def test_a_sweep_over_thresholds_runs_the_networks_once_and_reports_the_best_job(one, tiny_data, lcde, tmp_path):
+    command = [*tiny_data, "trainer=cpu", f"checkpoint={one}/checkpoints/best.ckpt"]
+    cache, thresholds = f"score_cache={tmp_path / 'cache'}", ("0.4", "0.6", "0.8")
     swept = f"clustering.similarity_threshold={','.join(thresholds)}"
-    succeed("eval.py", "-m", *command, swept, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    lcde("eval", "-m", *command, cache, swept, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert len(list((tmp_path / "cache").glob("*.connectivity.npy"))) == 3  # one for each part
     scores = []
     for job, threshold in enumerate(thresholds):
-        alone = tmp_path / threshold
-        succeed(
-            "eval.py",
-            *command,
-            "report=false",
-            f"clustering.similarity_threshold={threshold}",
-            f"hydra.run.dir={alone}",
-        )
+        alone, setting = tmp_path / threshold, f"clustering.similarity_threshold={threshold}"
+        lcde("eval", *command, cache, "report=false", setting, f"hydra.run.dir={alone}")
         swept, single = (
             json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "sweep" / str(job), alone)
         )
@@ -112,29 +104,29 @@ def test_a_sweep_over_thresholds_runs_the_networks_once_and_reports_the_best_job
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_a_killed_run_ends_as_the_undisturbed_one(small, tmp_path):
+def test_a_killed_run_ends_as_the_undisturbed_one(small, start, succeed, tmp_path):
     # The first epoch counts as the best: the last checkpoint must not depend on that.
     plain = (
         "callbacks.checkpoint._target_=pytorch_lightning.callbacks.ModelCheckpoint",
         "~callbacks.checkpoint.tolerance",
     )
-    settings = [*small, "trainer.max_epochs=3", *plain, "callbacks.checkpoint.monitor=epoch"]
+    brief = "trainer.max_epochs=3", "+trainer.limit_train_batches=4"
+    settings = [*small, *brief, *plain, "callbacks.checkpoint.monitor=epoch"]
     settings.append("+callbacks.checkpoint.mode=min")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    succeed("train.py", *settings, f"hydra.run.dir={whole}")
-    first = [sys.executable, str(ROOT / "train.py"), *settings, f"hydra.run.dir={killed}"]
-    again = [sys.executable, str(ROOT / "train.py"), f"resume={killed}"]
+    succeed("train", *settings, f"hydra.run.dir={whole}")
+    first, again = ["train", *settings, f"hydra.run.dir={killed}"], ["train", f"resume={killed}"]
     last = killed / "checkpoints" / "last.ckpt"
     for command, epochs in ((first, 1), (again, 2)):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
-            if last.is_file() and torch.load(last, weights_only=True)["epoch"] + 1 >= epochs:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-            time.sleep(0.05)
+        process, _ = start(*command)
+        while process.is_alive():
+            if last.is_file() and torch.load(last, weights_only=True, mmap=True)["epoch"] + 1 >= epochs:
+                process.kill()
+                process.join()
+            time.sleep(0.02)
     log = (killed / "csv" / "metrics.csv").read_bytes()
     assert not (killed / "metrics.json").exists()
-    succeed("train.py", f"resume={killed}")
+    succeed("train", f"resume={killed}")
 
     for part, values in json.loads((whole / "metrics.json").read_text()).items():
         resumed = json.loads((killed / "metrics.json").read_text())[part]
@@ -150,27 +142,43 @@ def test_a_killed_run_ends_as_the_undisturbed_one(small, tmp_path):
     assert (killed / "csv" / "metrics.csv").read_bytes() == log  # each attempt logs into a folder of its own
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path):
-    path = tmp_path / "last.ckpt"
-    program = f"""
-import os, signal, torch
-from lcde.training.checkpoint_io import AtomicCheckpointIO
-io = AtomicCheckpointIO()
-io.save_checkpoint({{"epoch": 1}}, {str(path)!r})
 class Deadly:
+    """Ends the process that writes it."""
+
     def __reduce__(self):
         os.kill(os.getpid(), signal.SIGKILL)
-io.save_checkpoint({{"epoch": 2, "weights": torch.zeros(10**6), "then": Deadly()}}, {str(path)!r})
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL
+
+
+def save_and_die(path):
+    from lcde.training.checkpoint_io import AtomicCheckpointIO
+
+    io = AtomicCheckpointIO()
+    io.save_checkpoint({"epoch": 1}, path)
+    io.save_checkpoint({"epoch": 2, "weights": torch.zeros(10**6), "then": Deadly()}, path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(processes, tmp_path):
+    path = tmp_path / "last.ckpt"
+    process = processes.Process(target=save_and_die, args=(str(path),))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 
-def test_optional_packages_are_not_imported_unasked():
-    code = (
-        "import sys, train, eval, lcde.estimator; "
-        "print({'optuna', 'submitit', 'tensorboard', 'wandb', 'infomap'} & {*sys.modules})"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+def test_optional_packages_are_not_imported_unasked(tmp_path):
+    code = """
+import pathlib, sys
+import train, eval, lcde.estimator
+from hydra.core.utils import JobReturn
+from pytorch_lightning.loggers import CSVLogger
+from lcde.report.loggers import FinishWandb, log_results
+
+folder = sys.argv[1]
+log_results([CSVLogger(folder)], [], pathlib.Path(folder))
+FinishWandb().on_job_end(None, JobReturn())
+print({"optuna", "submitit", "tensorboard", "wandb", "infomap"} & {*sys.modules})
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"

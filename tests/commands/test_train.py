@@ -57,13 +57,13 @@ def test_held_out_identities_choose_the_checkpoint(trained):
     assert epochs[0]["train/edge_loss_epoch"] != epochs[1]["train/edge_loss_epoch"]
 
 
-def test_a_checkpoint_names_its_method(trained, lcde, tiny, tmp_path):
+def test_a_checkpoint_names_its_method(trained, lcde, tiny_data, tmp_path):
     folder, _ = trained
     checkpoint = load_checkpoint(folder / "checkpoints" / "best.ckpt")
     assert checkpoint.rule_name == "lcde"
     assert checkpoint.rule_config["_target_"] == "lcde.methods.lcde.LCDERule"
     output = lcde(
-        *("eval", *tiny[:2], "trainer=cpu", f"checkpoint={folder}/checkpoints/best.ckpt"),
+        *("eval", *tiny_data, "trainer=cpu", f"checkpoint={folder}/checkpoints/best.ckpt"),
         *("report=false", "score_cache=null", f"hydra.run.dir={tmp_path}"),
     )
     assert "lcde" in output

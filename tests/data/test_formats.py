@@ -4,7 +4,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from lcde.data import formats
 from lcde.data.formats import (
     normalise,
     read_image_list,
@@ -230,7 +229,7 @@ def test_neighbours_that_are_no_int32_are_named(tmp_path, bad):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_rows_read_a_few_at_a_time_are_the_same(tmp_path, monkeypatch, save, dtype, order):
-    monkeypatch.setattr(formats, "ROWS_PER_CHUNK", 7)
+    monkeypatch.setattr("lcde.data.gallery.ROWS", 7)
     data = np.random.default_rng(0).integers(1000, size=(40, 2, 6)).astype(dtype)
     data[:, 1] /= 1000
     save(tmp_path / "graph.npz", data=np.array(data, order=order))
@@ -249,7 +248,7 @@ def peak_of(action):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_reading_takes_the_memory_of_what_it_returns(tmp_path, monkeypatch, save):
-    monkeypatch.setattr(formats, "ROWS_PER_CHUNK", 64)
+    monkeypatch.setattr("lcde.data.gallery.ROWS", 64)
     num_faces, dim, k = 4096, 32, 16
     rng = np.random.default_rng(0)
     raw = rng.standard_normal((num_faces, dim), dtype=np.float32)
@@ -265,7 +264,7 @@ def test_reading_takes_the_memory_of_what_it_returns(tmp_path, monkeypatch, save
 
 
 def test_writing_a_graph_takes_hardly_any_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "ROWS_PER_CHUNK", 64)
+    monkeypatch.setattr("lcde.data.gallery.ROWS", 64)
     graph = KNNGraph(np.zeros((4096, 16), dtype=np.int32), np.ones((4096, 16), dtype=np.float32))
     _, peak = peak_of(lambda: write_knn(tmp_path / "graph.npz", graph, "", "data"))
     assert peak < graph.indices.nbytes / 2

@@ -87,7 +87,8 @@ def test_no_column_of_a_long_table_is_cut(capsys):
 
 
 def test_the_role_not_the_name_or_the_place_makes_a_method_bold(capsys, monkeypatch):
-    monkeypatch.setattr(output, "console", lambda: Console(force_terminal=True, width=140, color_system="standard"))
+    terminal = Console(force_terminal=True, width=140, color_system="standard")
+    monkeypatch.setattr(output, "Console", lambda width: terminal)
     print_table([result(method="LCDE", baseline=True), result(method="mine"), result(method="yours")])
     bold = re.findall(r"\x1b\[1m *(mine|yours|LCDE)", capsys.readouterr().out)
     assert bold == ["mine", "yours"]

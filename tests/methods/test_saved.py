@@ -85,7 +85,10 @@ def test_other_files_are_refused(saved, tmp_path):
     np.save(tmp_path / "array.npy", np.eye(3))
     np.savez(tmp_path / "graph.npz", data=np.eye(3))
     saved.save(path)
-    contents = [b"", b"text", path.read_bytes()[:-100], *(file.read_bytes() for file in tmp_path.glob("[ag]*"))]
+    contents = [b"text", path.read_bytes()[:-100], *(file.read_bytes() for file in tmp_path.glob("[ag]*"))]
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"kept\.npz is empty"):
+        SavedClustering.load(path)
     for content in contents:
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"kept\.npz is not a clustering"):

@@ -147,5 +147,5 @@ def test_values_out_of_range_are_refused(name, value):
 
 
 def test_heads_are_checked():
-    with pytest.raises(InputError, match=r"must divide D\+K=25 and D\+2K=34 .*dataset\.k=8"):
+    with pytest.raises(InputError, match=r"must divide dataset\.feature_dim=16 and dataset\.k=9; .*dataset\.k=8"):
         LCDEModel(**SIZES | {"k": 9})

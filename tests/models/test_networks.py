@@ -68,7 +68,7 @@ def randomised(module):
 
 
 PAIRS = {
-    "encoder": (lambda: Encoder(D, K, **SIZES), lambda: plain_encoder(D + K), (3, 5, D + K)),
+    "encoder": (lambda: Encoder(D + K, **SIZES), lambda: plain_encoder(D + K), (3, 5, D + K)),
     "lcenet": (lambda: LCENet(D, K, **SIZES), PlainLCENet, (3, K, D)),
     "pcenet": (lambda: PCENet(D, K, **SIZES), PlainPCENet, (3, 2 * K, D)),
 }
@@ -148,7 +148,7 @@ def test_tokens_that_stand_for_none_do_not_count_however_large_their_score(dtype
 
 
 def test_query_tokens_come_out_as_among_all_tokens():
-    encoder, x = randomised(Encoder(D, K, **SIZES)), torch.randn(3, 5, D + K)
+    encoder, x = randomised(Encoder(D + K, **SIZES)), torch.randn(3, 5, D + K)
     queries = torch.tensor([[0, 3], [4, 4], [2, 1]])
     torch.testing.assert_close(encoder(x, queries), take(encoder(x), queries), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(encoder(x, queries[0]), encoder(x)[:, [0, 3]], rtol=1e-4, atol=1e-5)
@@ -163,7 +163,7 @@ def test_tokens_at_positions_are_those_among_all():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_a_token_stands_for_its_copies(training):
-    encoder, x = randomised(Encoder(D, K, **SIZES)), torch.randn(2, 4, D + K)
+    encoder, x = randomised(Encoder(D + K, **SIZES)), torch.randn(2, 4, D + K)
     copies = torch.tensor([[2, 1, 3, 0], [1, 1, 1, 2]])
     with torch.set_grad_enabled(training):
         actual = encoder(x, None, copies.float())
@@ -240,7 +240,7 @@ def test_heads_that_do_not_fit_name_the_nearest_k_that_does(feature_dim, multipl
     if k in fitting:
         require_divisible(feature_dim, k, nhead)
         return
-    with pytest.raises(InputError, match=f"nhead={nhead} .*feature_dim={feature_dim}, dataset.k={k}") as error:
+    with pytest.raises(InputError, match=f"nhead={nhead} .*feature_dim={feature_dim} and dataset.k={k};") as error:
         require_divisible(feature_dim, k, nhead)
     if fitting:
         named = int(str(error.value).rsplit("dataset.k=", 1)[1].rstrip("."))

@@ -1,7 +1,5 @@
 """Scores kept by content: computed once, right after changes, kills and among several jobs."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
 import torch
@@ -104,9 +102,9 @@ def score(gallery, folder, edges):
 
 
 @pytest.mark.slow
-def test_concurrent_jobs_compute_once_and_lose_nothing(scorer, make_gallery, tmp_path):
+def test_concurrent_jobs_compute_once_and_lose_nothing(processes, scorer, make_gallery, tmp_path):
     gallery = make_gallery(0)
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with processes.Pool(2) as pool:
         done = pool.starmap(score, [(gallery, tmp_path, EDGES[:3]), (gallery, tmp_path, EDGES[1:])])
     assert sum(asked for *_, asked in done) == 40 + len(EDGES)
     assert len({total for total, *_ in done}) == 1

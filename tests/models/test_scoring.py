@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from lcde.models import scoring
@@ -100,8 +100,13 @@ def score_on(rank, gallery, folder):
 
 
 @pytest.mark.slow
-def test_two_processes_score_as_one_does(gallery, tmp_path, monkeypatch):
-    multiprocessing.spawn(score_on, (gallery, tmp_path), nprocs=2)
+def test_two_processes_score_as_one_does(processes, gallery, tmp_path, monkeypatch):
+    started = [processes.Process(target=score_on, args=(rank, gallery, tmp_path)) for rank in range(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+        assert process.exitcode == 0
     monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", 2 * K)
     one, two = make_model().bind(gallery, "float32", False, None), np.load(tmp_path / "scores.npz")
     np.testing.assert_allclose(two["arr_0"], one.connectivity(), atol=1e-6)

@@ -95,10 +95,10 @@ def test_page_shows_scores_figures_and_doubts(write, gallery, cluster, result_of
     for value in (*result.pairwise.as_dict().values(), *result.bcubed.as_dict().values(), result.nmi):
         assert f"{100 * value:.2f}" in page.words
     assert page.headings == ["Face clustering", "Methods", "faces", "Most doubtful merges", "Most doubtful splits"]
-    assert len(page.images()) == 4, "methods, sizes, edges and density"
+    assert len(page.images()) == 3, "methods, sizes and edges"
     assert page.html.index("<table") < page.html.index(page.images()[0])
     files = {file.name for file in (tmp_path / "run" / "figures").iterdir()}
-    assert files == {"methods.png", "faces_cluster_sizes.png", "faces_edges.png", "faces_density.png"}
+    assert files == {"methods.png", "faces_cluster_sizes.png", "faces_edges.png"}
 
 
 @pytest.fixture
@@ -257,8 +257,7 @@ def test_what_is_shown_follows_from_the_details(write_table, gallery, cluster, r
     details = Details() if missing == "all" else replace(clustering.details, **{missing: None})
     clustering = replace(clustering, details=details)
     shown = report_part(replace(gallery, images=["nowhere.png"] * len(gallery)), clustering)
-    dense = missing in ("edge_probability", "connectivity")
-    assert set(shown.figures) == {"cluster_sizes", "edges", *(["density"] if dense else [])}
+    assert set(shown.figures) == {"cluster_sizes", "edges"}
     assert len(shown.figures["edges"].axes) == (1 if missing in ("all", "connectivity") else 2)
     page = write_table(result_of(gallery, clustering), parts={"faces": replace(shown, figures={})})
     headings = {
@@ -312,6 +311,18 @@ def test_doubtful_merges_leave_out_what_similar_edges_join():
     assert sides.tolist() == [[1, 1], [1, 4], [2, 3]]
     assert doubtful_merges(hand_made(edge_threshold=0.8))[0].tolist() == [1]
     assert 5 in doubtful_merges(hand_made(edges_similar=None))[0]
+
+
+def test_edges_that_were_not_asked_about_join_without_doubt():
+    probability = hand_made().details.edge_probability.copy()
+    probability[1] = np.nan
+    positions, sides = doubtful_merges(hand_made(edge_probability=probability))
+    assert positions.tolist() == [3, 0]
+    assert sides.tolist() == [[1, 1], [1, 4]]
+    probability[0], probability[1] = np.nan, 0.90625
+    positions, sides = doubtful_merges(hand_made(edge_probability=probability))
+    assert positions.tolist() == [3, 1]
+    assert sides.tolist() == [[1, 1], [2, 3]], "face 0 counts on the side of face 1"
 
 
 def test_doubtful_splits_lead_between_clusters():

@@ -3,9 +3,6 @@
 import json
 import os
 import struct
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,38 +70,30 @@ def test_final_scores_are_of_evaluated_methods_and_keep_held_out_identities_apar
     assert final_scores([]) == {}
 
 
-@pytest.mark.slow
-def test_wandb_is_imported_only_for_its_own_logger():
-    code = """
-import sys
-from hydra.core.utils import JobReturn
-from pytorch_lightning.loggers import CSVLogger
-from lcde.report import html, sweep
-from lcde.report.loggers import FinishWandb, log_results
-log_results([CSVLogger(sys.argv[1])], [], __import__("pathlib").Path(sys.argv[1]))
-FinishWandb().on_job_end(None, JobReturn())
-assert "wandb" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code, "/nonexistent"], cwd=ROOT, check=True)
+MONITORS = {"val/pairwise_f": 0, "nothing": 1}  # the last job fails in training
+
+
+@pytest.fixture(scope="module")
+def wandb(start, tmp_path_factory):
+    """Folder and environment of a sweep with wandb, and exit code and output of the command."""
+    folder, home = tmp_path_factory.mktemp("wandb"), tmp_path_factory.mktemp("home")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment |= {"HOME": str(home), "MPLCONFIGDIR": str(folder)}
+    jobs = [f"callbacks.checkpoint.monitor={','.join(MONITORS)}", "logger=wandb", "logger.mode=offline"]
+    command = ["train", "-m", *TINY, *jobs, f"hydra.sweep.dir={folder}/both"]
+    return folder, environment, start(*command, folder=folder, environment=environment).end()
 
 
 @pytest.mark.slow
-def test_each_job_of_a_sweep_is_a_finished_run_of_wandb(tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    variables |= {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path)}
-    monitors = {"val/f_score": 0, "val/pairwise_f": 0, "nothing": 1}  # the last job fails in training
-    jobs = [f"callbacks.checkpoint.monitor={','.join(monitors)}", "logger=wandb", "logger.mode=offline"]
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *jobs, f"hydra.sweep.dir={tmp_path}/both"]
-    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "nothing" in done.stderr
-    assert "WARN" not in done.stdout + done.stderr
-    assert not list(home.iterdir())
-    assert not (tmp_path / "wandb").exists()
-    for job, (monitor, exit_code) in enumerate(monitors.items()):
-        folder = tmp_path / "both" / str(job)
+def test_each_job_of_a_sweep_is_a_finished_run_of_wandb(wandb):
+    sweep, environment, (exit_code, output) = wandb
+    assert exit_code == 1
+    assert "nothing" in output
+    assert "WARN" not in output
+    assert not os.listdir(environment["HOME"])
+    assert not (sweep / "wandb").exists()
+    for job, (monitor, exit_code) in enumerate(MONITORS.items()):
+        folder = sweep / "both" / str(job)
         [file] = (folder / "wandb").glob("offline-run-*/run-*.wandb")
         entries = list(records(file))
         [run] = [entry.run for entry in entries if entry.HasField("run")]
@@ -143,16 +132,14 @@ def test_each_job_of_a_sweep_is_a_finished_run_of_wandb(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_is_the_same_run_of_wandb(tmp_path):
-    first = ["logger=wandb", "logger.mode=offline", f"hydra.run.dir={tmp_path}/run"]
-    for arguments in ([*TINY, *first], [f"resume={tmp_path}/run"], [f"resume={tmp_path}/run"]):
-        command = [sys.executable, str(ROOT / "train.py"), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "WARN" not in done.stdout + done.stderr
-        time.sleep(1)  # what the folders of attempts are named after
-    files = list((tmp_path / "run").rglob("run-*.wandb"))
-    assert len(files) == 3
+def test_a_run_that_goes_on_is_the_same_run_of_wandb(wandb, start):
+    sweep, environment, _ = wandb
+    run = sweep / "both" / "0"
+    exit_code, output = start("train", f"resume={run}", folder=sweep, environment=environment).end()
+    assert exit_code == 0, output
+    assert "WARN" not in output
+    files = list(run.rglob("run-*.wandb"))
+    assert len(files) == 2
     assert len({run.run_id for file in files for run in (entry.run for entry in records(file)) if run.run_id}) == 1
 
 

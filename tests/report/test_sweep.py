@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +13,6 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lcde.report.sweep import SweepSummary
-
-ROOT = Path(__file__).parents[2]
 
 
 def part(pairwise: float | None, bcubed: float = 0.5, clusters: int = 7, held_out: bool = False) -> dict:
@@ -158,40 +154,30 @@ def test_the_best_job_of_eval_gets_its_report(write_job, tmp_path, monkeypatch, 
     assert (tmp_path / "sweep.html").is_file()
 
 
-def run(script: str, *overrides: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / script), "-m", *overrides], capture_output=True, text=True)
-
-
 @pytest.mark.slow
-def test_a_sweep_goes_on_after_a_failure(make_gallery, tmp_path):
+def test_a_sweep_goes_on_after_a_failure(start, make_gallery, tmp_path):
     faces = make_gallery(0, 60, 16, 8)
     np.save(tmp_path / "faces.npy", faces.features)
     np.save(tmp_path / "people.npy", faces.labels_true)
     data = ["dataset=custom", f"dataset.features={tmp_path}/faces.npy", f"dataset.labels={tmp_path}/people.npy"]
-    done = run("eval.py", *data, "dataset.k=1,8,12", f"hydra.sweep.dir={tmp_path}/sweep")
-    assert done.returncode == 1
-    assert "dataset.k=1 " in done.stderr
-    assert "Traceback" not in done.stderr
+    exit_code, output = start("eval", "-m", *data, "dataset.k=1,8,12", f"hydra.sweep.dir={tmp_path}/sweep").end()
+    assert exit_code == 1
+    assert "dataset.k=1 " in output
+    assert "Traceback" not in output
     rows = list(csv.DictReader((tmp_path / "sweep" / "sweep.csv").open()))
     assert [(row["dataset.k"], row["part"]) for row in rows] == [("1", ""), ("8", "custom"), ("12", "custom")]
     metrics = json.loads((tmp_path / "sweep" / "1" / "metrics.json").read_text())["custom"]
     assert float(rows[1]["pairwise_f_score"]) == metrics["pairwise"]["f_score"]
-    assert "no results" in done.stdout
+    assert "no results" in output
 
 
 @pytest.mark.slow
-def test_optuna_searches_for_the_highest_f_on_held_out_identities(tmp_path):
+def test_optuna_searches_for_the_highest_f_on_held_out_identities(lcde, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra/sweeper=search needs the extra sweep")
-    tiny = ["dataset.num_identities={part0_train:40,part1_test:30}", "dataset.parts=[part1_test]"]
-    tiny += [
-        "dataset.held_out_identities=30",
-        "dataset.k=8",
-        "model.num_layers=1",
-        "trainer=cpu",
-        "trainer.max_epochs=1",
-    ]
-    done = run("train.py", "hydra/sweeper=search", "hydra.sweeper.n_trials=2", *tiny, f"hydra.sweep.dir={tmp_path}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    data = ["dataset.num_identities={part0_train:40,part1_test:30}", "dataset.parts=[part1_test]", "dataset.k=8"]
+    brief = ["dataset.held_out_identities=30", "model.num_layers=1", "trainer=cpu", "trainer.max_epochs=1"]
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "~baselines", "report=false"]
+    lcde("train", "-m", *search, *data, *brief, f"hydra.sweep.dir={tmp_path}")
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
     assert {row["job"] for row in rows} == {"0", "1"}
     assert len({row["model.optimizer.lr"] for row in rows}) == 2

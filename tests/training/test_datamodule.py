@@ -21,8 +21,7 @@ def datamodule(make_gallery):
         def load(self, train):
             return Parts(make_gallery(0, 120, 16, 8), make_gallery(1, 60, 16, 8), [make_gallery(2, 60, 16, 8)])
 
-    module = EdgePairDataModule(Galleries(), UniformPairs(1.0), batch_size=16, seed=0)
-    module.setup("fit")
+    module = EdgePairDataModule(Galleries(), UniformPairs(1.0), batch_size=16, seed=0, rotate=False)
     module.trainer = Stage()
     return module
 
@@ -36,7 +35,7 @@ def test_batches_hold_indices_and_labels_only(datamodule):
 
 
 def test_neighbourhoods_are_those_of_the_gallery_in_use(datamodule):
-    for training, gallery in ((True, datamodule.train_gallery), (False, datamodule.galleries[0])):
+    for training, gallery in ((True, datamodule.train_gallery), (False, datamodule.parts.validation)):
         datamodule.trainer.training = training
         loader = datamodule.train_dataloader() if training else datamodule.val_dataloader()[0]
         batch = next(iter(loader))
@@ -57,10 +56,12 @@ def test_validation_reads_held_out_identities_alone(datamodule):
 
 
 def test_pairs_are_drawn_anew_each_epoch_and_alike_in_each_run(datamodule):
-    first = datamodule.train_dataloader().dataset.pairs
-    again = datamodule.train_dataloader().dataset.pairs
+    def drawn():
+        return torch.cat([batch.pairs for batch in datamodule.train_dataloader()])
+
+    first, again = drawn(), drawn()
     datamodule.trainer.current_epoch = 1
-    later = datamodule.train_dataloader().dataset.pairs
+    later = drawn()
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
 
@@ -75,12 +76,12 @@ def test_rotation_changes_training_features_alone_and_no_similarity(datamodule):
         torch.testing.assert_close(turned @ turned.mT, plain @ plain.mT)
     assert (first - second).abs().max() > 0.1
     datamodule.trainer.training = False
-    gallery = datamodule.galleries[0]
+    gallery = datamodule.parts.validation
     batch = next(iter(datamodule.val_dataloader()[0]))
     faces = datamodule.on_after_batch_transfer(batch, 0)
     assert np.array_equal(faces.features, gallery.features[gallery.graph.indices[batch.pairs]])
 
 
-def test_an_empty_batch_is_refused(datamodule):
+def test_an_empty_batch_is_refused_before_data_are_read():
     with pytest.raises(InputError, match=r"data\.batch_size=0"):
-        EdgePairDataModule(datamodule.dataset, UniformPairs(1.0), batch_size=0, seed=0)
+        EdgePairDataModule(None, UniformPairs(1.0), batch_size=0, seed=0, rotate=False)

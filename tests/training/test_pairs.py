@@ -6,13 +6,13 @@ from lcde.clustering.edges import select_edges
 from lcde.data.gallery import KNNGraph
 from lcde.training.pairs import MixedPairs, UniformPairs
 
-NONE = {"density": 0.0, "uncertain": 0.0, "near": 0.0, "near_neighbours": 2, "uniform": 0.0}
+NONE = {"density": 0.0, "uncertain": 0.0, "near": 0.0, "near_neighbours": 2}
 SAMPLERS = {
     "uniform": UniformPairs(1.5),
-    "mixed": MixedPairs(density=0.5, uncertain=0.25, near=0.75, near_neighbours=2, uniform=1.0),
-    "fractions": MixedPairs(density=0.11, uncertain=0.11, near=0.11, near_neighbours=2, uniform=0.11),
+    "mixed": MixedPairs(density=0.5, uncertain=0.25, near=0.75, near_neighbours=2),
+    "fractions": MixedPairs(density=0.11, uncertain=0.11, near=0.11, near_neighbours=2),
 }
-COUNTS = {"uniform": 60, "mixed": 20 + 10 + 30 + 40, "fractions": 4 * 4}
+COUNTS = {"uniform": 60, "mixed": 20 + 10 + 30, "fractions": 3 * 4}
 
 
 @pytest.fixture(params=[0, 12], ids=["distinct", "duplicates"])
@@ -104,8 +104,8 @@ def test_uncertain_share_leaves_sure_edges_out():
 @pytest.mark.parametrize("value", [0, 1])
 def test_connectivity_without_any_doubt_still_gives_all_pairs(value, make_gallery):
     graph = make_gallery(0).graph
-    sampler = MixedPairs(density=1, uncertain=1, near=1, near_neighbours=3, uniform=1)
+    sampler = MixedPairs(density=1, uncertain=1, near=1, near_neighbours=3)
     connectivity = np.full_like(graph.similarities, value)
     pairs = sampler(graph, connectivity, np.random.default_rng(0))
-    assert pairs.shape == (4 * len(graph), 2)
+    assert pairs.shape == (3 * len(graph), 2)
     assert (pairs[:, 0] != pairs[:, 1]).all()
