@@ -13,7 +13,7 @@ import torch
 
 import benchmarks.knn
 import benchmarks.networks
-from benchmarks import ROOT, ablation, busy, pipeline, sweep, training
+from benchmarks import ROOT, ablation, busy, galleries, pipeline, sweep, training
 from benchmarks.__main__ import BENCHMARKS, cases_of
 from benchmarks.graphs import identity_features, identity_graph, labelings
 from benchmarks.measure import Case, Options, Run, summarise
@@ -243,6 +243,29 @@ def test_ablation_without_labels(tmp_path, capsys):
     assert quality["HDBSCAN, min_cluster_size=5"]["a/many"] == 100
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*quality, "few", "many", "one person"))
+
+
+def test_methods_without_labels_are_compared_on_all_galleries(tmp_path, capsys):
+    (tmp_path / "regimes.py").write_text(REGIMES)
+    galleries.main([f"--galleries={tmp_path}/regimes.py", f"--results={tmp_path}"])
+    [file] = tmp_path.glob("galleries-*.json")
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    quality = json.loads(file.read_text())["quality"]
+    honest = ["unsupervised", "HDBSCAN, min_cluster_size=2", "HDBSCAN, min_cluster_size=5"]
+    assert list(quality) == [*honest, galleries.HAC, galleries.INFOMAP]
+    assert all(quality[galleries.HAC][name] >= 50 for name in quality[galleries.HAC])
+    assert "quality by gallery" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="has 'nowhere' in its name"):
+        galleries.main([f"--galleries={tmp_path}/regimes.py", f"--results={tmp_path}", "--only=nowhere"])
+
+
+def test_thresholds_of_hierarchical_clustering_reach_from_all_alone_to_one_cluster():
+    features = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    numbers = [len(np.unique(labels)) for labels in galleries.hac_labels(features)]
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[0] >= 28
+    assert numbers[-1] == 1
 
 
 def test_ablation_tables_summarise_quality_and_regret():
