@@ -26,7 +26,7 @@ from lcde.data.formats import normalise, read_labels, read_matrix
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn
 from lcde.files import write_atomically
-from lcde.methods.method import BoundScores, Method
+from lcde.methods.method import Method, Scores
 from lcde.metrics import Contingency, bcubed, pairwise
 from lcde.models.base import PairModel
 from lcde.models.weights import load_checkpoint
@@ -259,7 +259,7 @@ class CountingModel:
     model: PairModel
     edges: int = 0
 
-    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> BoundScores:
+    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> Scores:
         """Scores of the model that count."""
         scores = self.model.bind(gallery, precision, show_progress, score_cache)
         ask = scores.edge_probability

@@ -7,7 +7,7 @@ threshold could gain.
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -18,10 +18,13 @@ from rich.console import Console
 from benchmarks import ROOT
 from benchmarks.ablation import K, ResultTable, load_module, unsupervised_methods, unsupervised_tables
 from benchmarks.measure import machine
+from lcde.configuration import build, choose_rule, compose_config
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn
 from lcde.files import write_atomically
+from lcde.methods.method import Method
+from lcde.models.weights import load_checkpoint
 from lcde.progress import track
 
 THRESHOLDS = 40  # that the oracle of hierarchical clustering tries
@@ -35,13 +38,20 @@ def main(arguments: Sequence[str]) -> None:
     file = ROOT.parent / "shared" / "galleries" / "regimes.py"
     parser.add_argument("--galleries", type=Path, default=file, help="(%(default)s)")
     parser.add_argument("--only", default="", help="part of the names of the galleries to take; all by default")
+    parser.add_argument("--checkpoint", type=Path, help="of a method to compare with, such as a universal model")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     if not options.galleries.is_file():
         raise SystemExit(f"no galleries: {options.galleries} does not exist; name a file with --galleries.")
 
     module = load_module(options.galleries)
-    quality, one_person = evaluate(module, options.only)
+    methods = {name: method for name, method in unsupervised_methods().items() if not name.startswith("without")}
+    if options.checkpoint:
+        trained = load_checkpoint(options.checkpoint)
+        config = compose_config("eval", [])
+        method = Method(choose_rule(config, "auto", trained), build(config.clustering), trained.model)
+        methods[method.name] = lambda gallery: method.cluster(gallery).labels
+    quality, one_person = evaluate(module, methods, options.only)
     if not quality[INFOMAP]:
         raise SystemExit(f"no gallery of {options.galleries} has {options.only!r} in its name.")
     tables = [*unsupervised_tables(quality, quality[INFOMAP], one_person), gallery_table(quality)]
@@ -56,9 +66,10 @@ def main(arguments: Sequence[str]) -> None:
     Console().print(f"results: {stem}.json and .png")
 
 
-def evaluate(module: ModuleType, only: str) -> tuple[Quality, set[str]]:
+def evaluate(
+    module: ModuleType, methods: Mapping[str, Callable[[Gallery], np.ndarray]], only: str
+) -> tuple[Quality, set[str]]:
     """Quality of every method on the galleries of ``module``, and the names of the galleries of one person."""
-    methods = {name: method for name, method in unsupervised_methods().items() if not name.startswith("without")}
     oracles, one_person = module.oracles(), set()
     quality: dict[str, dict[str, float]] = {name: {} for name in (*methods, HAC, INFOMAP)}
     for name, features, identities in track(module.galleries(), "galleries"):

@@ -99,7 +99,7 @@ class LCDE(ClusterMixin, BaseEstimator):
     @classmethod
     def from_checkpoint(cls, path: str | Path, **parameters: Any) -> "LCDE":
         """An estimator with the model of a checkpoint and its K."""
-        return cls(k=load_checkpoint(path).model.k, checkpoint=str(path), **parameters)
+        return cls(**{"k": load_checkpoint(path).model.k or cls.k, "checkpoint": str(path), **parameters})
 
     @classmethod
     def from_published(cls, lce_weights: str | Path, pce_weights: str | Path, **parameters: Any) -> "LCDE":

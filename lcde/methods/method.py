@@ -11,13 +11,16 @@ from typing import Annotated, Protocol
 import numpy as np
 
 from lcde.data.gallery import Gallery
-from lcde.distributed import rank
+from lcde.distributed import broadcast, rank
 from lcde.errors import InputError
 from lcde.methods.settings import Within, check_settings
 
 
-class Scores(Protocol):
-    """What a trained model says of one gallery."""
+class Scores:
+    """What a trained model says of one gallery; a rule asks for one of these, and not every model gives all.
+
+    In a job of several processes rank 0 asks, the others serve.
+    """
 
     def connectivity(self, first_row: int = 0) -> np.ndarray:
         """Probability that neighbours are of the face's own identity, for the faces from ``first_row`` on.
@@ -27,26 +30,44 @@ class Scores(Protocol):
         (N - first_row, K) float32
             Not symmetrised.
         """
+        raise InputError("the model gives no connectivity of faces; choose another clustering=….")
 
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """Probability that the two ends of each of ``edges`` (M, 2) int64 are of one identity: (M,) float32."""
+        raise InputError("the model gives no edge probabilities; choose another clustering=….")
 
+    def merge_probability(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability that clusters are of one identity.
 
-class ScoringModel(Protocol):
-    """A trained model as a method sees it; `lcde.models.base.PairModel` is one."""
+        Parameters
+        ----------
+        features : (N, D) float32
+            Unit length.
+        labels : (N,) int64
+            Clusters from 0, without gaps.
 
-    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> "BoundScores":
-        """Scores of ``gallery``, which are kept in the folder ``score_cache`` if there is one."""
-
-
-class BoundScores(Scores, Protocol):
-    """Scores of one gallery in a job of several processes: rank 0 asks, the others serve."""
+        Returns
+        -------
+        indices : (C, K) int32
+            The nearest clusters of each, itself first.
+        probability : (C, K) float32
+        """
+        raise InputError("the model gives no probabilities of merges; choose another clustering=….")
 
     def serve(self) -> None:
         """Compute this rank's share of everything that rank 0 asks for, until it calls `dismiss`."""
+        broadcast(None)
 
     def dismiss(self) -> None:
         """Let the other ranks leave `serve`."""
+        broadcast(None)
+
+
+class ScoringModel(Protocol):
+    """A trained model as a method sees it; `lcde.models.base.Model` is one."""
+
+    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> Scores:
+        """Scores of ``gallery``, which are kept in the folder ``score_cache`` if there is one."""
 
 
 @dataclass(frozen=True)

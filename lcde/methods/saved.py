@@ -13,9 +13,10 @@ from lcde.errors import InputError
 from lcde.files import UNREADABLE, require_file, write_atomically
 from lcde.methods.lcde import LCDERule, MergeCentroids, SplitWeakClusters
 from lcde.methods.method import Clustering, Rule, ScoringModel
+from lcde.methods.universal import UniversalRule
 from lcde.methods.unsupervised import UnsupervisedRule
 
-RULES = LCDERule, UnsupervisedRule  # that can assign new faces
+RULES = LCDERule, UnsupervisedRule, UniversalRule  # that can assign new faces
 TYPES = {kind.__name__: kind for kind in (*RULES, MergeCentroids, SplitWeakClusters)}
 
 TRAINED = "trained networks made the clustering; give them with checkpoint=… or lce_weights=… and pce_weights=…."

@@ -18,12 +18,12 @@ from torch import Tensor
 from lcde.data.gallery import Gallery
 from lcde.distributed import rank
 from lcde.errors import InputError
-from lcde.methods.method import BoundScores
+from lcde.methods.method import Scores
 from lcde.models.precision import fastest_dtype
 from lcde.models.score_cache import CachedScores, fingerprint
 from lcde.models.scoring import GraphScorer, PairNetworks
 
-__all__ = ["MakeOptimizer", "MakeScheduler", "Neighbourhoods", "PairModel", "PairNetworks"]
+__all__ = ["MakeOptimizer", "MakeScheduler", "Model", "Neighbourhoods", "PairModel", "PairNetworks"]
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MakeScheduler = Callable[..., torch.optim.lr_scheduler.LRScheduler]
@@ -47,17 +47,15 @@ class Neighbourhoods(NamedTuple):
     same_identity: Tensor
 
 
-class PairModel(LightningModule, ABC):
-    """Base class of models that learn from sampled kNN edge pairs and score the edges of a kNN graph.
+class Model(LightningModule, ABC):
+    """Base class of trainable models.
 
-    A subclass implements `losses` and `networks`. Its constructor passes the parameters below on. Its own parameters
-    are stored in checkpoints as hyper parameters and must be plain values (numbers, strings, lists, dicts), so that a
+    A subclass implements `losses` and `bind`. Its constructor passes the parameters below on. Its own parameters are
+    stored in checkpoints as hyper parameters and must be plain values (numbers, strings, lists, dicts), so that a
     checkpoint can be read without running code.
 
     Parameters
     ----------
-    feature_dim, k : int
-        D and K of the galleries that it is made for.
     optimizer : callable, optional
         parameters -> optimiser. Only training needs it.
     scheduler : callable, optional
@@ -70,15 +68,17 @@ class PairModel(LightningModule, ABC):
 
     Attributes
     ----------
+    feature_dim, k : int, optional
+        D and K of the galleries that it is made for; None where any will do.
     batch_idx : int
         Number of the present training step within its epoch, the same on all processes of a job.
     """
 
+    feature_dim: int | None = None
+    k: int | None = None
     batch_idx = 0
 
-    def __init__(
-        self, feature_dim: int, k: int, optimizer: MakeOptimizer | None = None, scheduler: MakeScheduler | None = None
-    ) -> None:
+    def __init__(self, optimizer: MakeOptimizer | None = None, scheduler: MakeScheduler | None = None) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)  # the subclass's too
         try:
@@ -86,22 +86,14 @@ class PairModel(LightningModule, ABC):
         except TypeError:
             reason = f"the model's hyper parameters {dict(self.hparams)} are not plain values, which a checkpoint needs"
             raise InputError(f"{reason}; in a YAML file, add _convert_: all to the model.") from None
-        self.feature_dim, self.k = feature_dim, k
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     @abstractmethod
-    def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
+    def losses(self, batch: Any, training: bool) -> dict[str, Tensor]:
         """Losses of a batch by name, logged as ``train/<name>`` and ``val/<name>``; training minimises their sum."""
 
     @abstractmethod
-    def networks(self, dtype: torch.dtype) -> PairNetworks:
-        """The networks for inference with features of type ``dtype``; the model itself must stay as it is."""
-
-    def layer_settings(self) -> dict[str, Any]:
-        """Hyper parameters that a model must share with this one to start from its weights."""
-        return {}
-
-    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> BoundScores:
+    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> Scores:
         """Scores of ``gallery``, computed on the model's device in evaluation mode, which the model stays in.
 
         Parameters
@@ -113,32 +105,23 @@ class PairModel(LightningModule, ABC):
         score_cache : Path, optional
             Folder where scores are kept by content.
         """
-        dim, k, faces = gallery.features.shape[1], gallery.graph.k, f"{gallery.name}, of {len(gallery)} faces"
-        if (dim, k) != (self.feature_dim, self.k):
-            trained = f"the model was trained with feature_dim={self.feature_dim} and k={self.k}"
-            raise InputError(f"{trained}, but {faces}, has feature_dim={dim} and a kNN graph of k={k}.")
-        dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
-        self.eval()
 
-        def scorer() -> GraphScorer:
-            return GraphScorer(self.networks(dtype), gallery, self.device, dtype, show_progress)
+    def layer_settings(self) -> dict[str, Any]:
+        """Hyper parameters that a model must share with this one to start from its weights."""
+        return {}
 
-        if score_cache is None or rank() > 0:
-            return scorer()
-        return CachedScores(scorer, score_cache, fingerprint(self, gallery, dtype))
-
-    def training_step(self, batch: Neighbourhoods, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum of the losses."""
         self.batch_idx = batch_idx
         losses = self.losses(batch, training=True)
         logged = {f"train/{name}": loss for name, loss in losses.items()}
-        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch.features), sync_dist=True)
+        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch[0]), sync_dist=True)
         return reduce(torch.add, losses.values())
 
-    def validation_step(self, batch: Neighbourhoods, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the losses on pairs of held-out identities."""
         losses = {f"val/{name}": loss for name, loss in self.losses(batch, training=False).items()}
-        self.log_dict(losses, batch_size=len(batch.features), sync_dist=True)
+        self.log_dict(losses, batch_size=len(batch[0]), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimiser and schedule as the constructor was given them."""
@@ -154,3 +137,46 @@ class PairModel(LightningModule, ABC):
         """Name the model's class and hyper parameters under "method", where `load_checkpoint` reads them."""
         target = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint.setdefault("method", {})["model"] = {"_target_": target, **self.hparams}
+
+
+class PairModel(Model):
+    """Base class of models that learn from sampled kNN edge pairs and score the edges of a kNN graph.
+
+    A subclass implements `losses` of `Neighbourhoods`, and `networks`.
+
+    Parameters
+    ----------
+    feature_dim, k : int
+        D and K of the galleries that it is made for.
+    optimizer, scheduler : callable, optional
+        As of `Model`.
+    """
+
+    feature_dim: int
+    k: int
+
+    def __init__(
+        self, feature_dim: int, k: int, optimizer: MakeOptimizer | None = None, scheduler: MakeScheduler | None = None
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        self.feature_dim, self.k = feature_dim, k
+
+    @abstractmethod
+    def networks(self, dtype: torch.dtype) -> PairNetworks:
+        """The networks for inference with features of type ``dtype``; the model itself must stay as it is."""
+
+    def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> Scores:
+        """As `Model.bind`; raises `InputError` where D or K of ``gallery`` are others."""
+        dim, k, faces = gallery.features.shape[1], gallery.graph.k, f"{gallery.name}, of {len(gallery)} faces"
+        if (dim, k) != (self.feature_dim, self.k):
+            trained = f"the model was trained with feature_dim={self.feature_dim} and k={self.k}"
+            raise InputError(f"{trained}, but {faces}, has feature_dim={dim} and a kNN graph of k={k}.")
+        dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
+        self.eval()
+
+        def scorer() -> GraphScorer:
+            return GraphScorer(self.networks(dtype), gallery, self.device, dtype, show_progress)
+
+        if score_cache is None or rank() > 0:
+            return scorer()
+        return CachedScores(scorer, score_cache, fingerprint(self, gallery, dtype))

@@ -12,13 +12,15 @@ from pytorch_lightning import LightningModule
 
 from lcde.data.gallery import Gallery
 from lcde.files import UNREADABLE, write_atomically
+from lcde.methods.method import Scores
 from lcde.models.scoring import GraphScorer
 
 
-class CachedScores:
+class CachedScores(Scores):
     """The scores of a `GraphScorer`, kept in files.
 
-    A lock lets concurrent jobs wait for the one that computes; the system releases it when a job is killed.
+    They are those of rank 0; the other ranks serve with a `GraphScorer`. A lock lets concurrent jobs wait for the one
+    that computes; the system releases it when a job is killed.
 
     Parameters
     ----------
@@ -63,14 +65,6 @@ class CachedScores:
                 keys, probability = keys[order], probability[order]
                 write_atomically(self.edges_file, lambda file: np.savez(file, keys=keys, probability=probability))
         return probability[np.searchsorted(keys, wanted)]
-
-    def serve(self) -> None:
-        """As `GraphScorer.serve`."""
-        self.scorer().serve()
-
-    def dismiss(self) -> None:
-        """As `GraphScorer.dismiss`; the other ranks wait even where no score was computed."""
-        GraphScorer.dismiss()
 
 
 def fingerprint(model: LightningModule, gallery: Gallery, dtype: torch.dtype) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, gather, rank, world_size
-from lcde.errors import InputError
+from lcde.methods.method import Scores
 from lcde.models.tokens import num_distinct
 from lcde.progress import track
 
@@ -36,7 +36,7 @@ class PairNetworks(NamedTuple):
     edge_probability: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-class GraphScorer:
+class GraphScorer(Scores):
     """The scores of one gallery by one model.
 
     In a job of several processes each makes one: rank 0 asks, then calls `dismiss`; the others `serve`.
@@ -78,7 +78,7 @@ class GraphScorer:
             Where the model scores no edges.
         """
         if self.networks.edge_probability is None:
-            raise InputError("this model gives no edge probabilities; choose a clustering=… that does without them.")
+            return super().edge_probability(edges)
         order = np.argsort(self._num_distinct(edges), kind="stable")  # so that the sets of a batch are of like sizes
         probability = np.empty(len(edges), dtype=np.float32)
         probability[order] = self._on_all_ranks("edge probabilities", edges[order])
@@ -88,11 +88,6 @@ class GraphScorer:
         """Compute this rank's share of everything that rank 0 asks for, until it calls `dismiss`."""
         while (order := broadcast(None)) is not None:
             gather(self._score_share(*order))
-
-    @staticmethod
-    def dismiss() -> None:
-        """Let the other ranks leave `serve`."""
-        broadcast(None)
 
     def _on_all_ranks(self, what: str, items: np.ndarray) -> np.ndarray:
         broadcast((what, items))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lcde.errors import InputError
 from lcde.files import require_file, require_free, write_atomically
-from lcde.models.base import PairModel
+from lcde.models.base import Model
 from lcde.models.encoder import require_divisible
 from lcde.models.lcde import LCDEModel
 
@@ -31,7 +31,7 @@ class Trained:
 
     Attributes
     ----------
-    model : PairModel
+    model : Model
     rule_name : str, optional
         Choice of ``clustering=`` that it was trained with; None where the file names none.
     rule_config : dict, optional
@@ -40,7 +40,7 @@ class Trained:
         The file, or files, for messages.
     """
 
-    model: PairModel
+    model: Model
     rule_name: str | None
     rule_config: dict[str, Any] | None
     source: str
@@ -74,7 +74,7 @@ def load_trained(
 def load_checkpoint(path: str | Path) -> Trained:
     """Load a checkpoint that train.py wrote.
 
-    The file can hold only plain values and tensors, and the class that it names must be a `PairModel`: it runs no code
+    The file can hold only plain values and tensors, and the class that it names must be a `Model`: it runs no code
     of its own. Checkpoints of version 0.1 name no class; they hold LCENet and PCENet.
 
     Raises
@@ -88,7 +88,7 @@ def load_checkpoint(path: str | Path) -> Trained:
             model = _from_tensors(_networks(state, str(path)), checkpoint["hyper_parameters"]["nhead"])
             return Trained(model, None, None, str(path))
         settings, rule = dict(method["model"]), method.get("clustering")
-        model = _construct(class_named(settings.pop("_target_"), PairModel, str(path)), settings)
+        model = _construct(class_named(settings.pop("_target_"), Model, str(path)), settings)
         model.load_state_dict(state)
         return Trained(model, method.get("name"), None if rule is None else dict(rule), str(path))
 
@@ -126,7 +126,7 @@ def load_published(lce_weights: str | Path, pce_weights: str | Path, nhead: int 
     return _from_tensors({"lcenet": _read_state(lce_weights), "pcenet": _read_state(pce_weights)}, nhead)
 
 
-def export_published(model: PairModel, lce_weights: Path, pce_weights: Path) -> None:
+def export_published(model: Model, lce_weights: Path, pce_weights: Path) -> None:
     """Write both networks of an `LCDEModel` as the published program reads them.
 
     Raises
@@ -141,7 +141,7 @@ def export_published(model: PairModel, lce_weights: Path, pce_weights: Path) -> 
         write_atomically(path, partial(torch.save, network.state_dict()))
 
 
-def start_from(trained: Trained, model: PairModel) -> None:
+def start_from(trained: Trained, model: Model) -> None:
     """Copy the weights of ``trained`` to ``model``, of the same class, D and K, which is to be trained further.
 
     Raises
@@ -159,7 +159,7 @@ def start_from(trained: Trained, model: PairModel) -> None:
 def require_matching(trained: Trained, feature_dim: int, k: int) -> None:
     """Raise `InputError` unless the model was made for D = ``feature_dim`` and K = ``k`` of the data set."""
     for name, own, value in (("feature_dim", trained.model.feature_dim, feature_dim), ("k", trained.model.k, k)):
-        if own != value:
+        if own not in (None, value):
             found = f"dataset.{name} is {value}; add dataset.{name}={own}"
             raise InputError(f"{trained.source} was trained with {name}={own}, but {found}.")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lcde.distributed import broadcast, rank
 from lcde.evaluation.results import evaluate
 from lcde.methods.method import Method, Rule
-from lcde.models.base import Neighbourhoods, PairModel
+from lcde.models.base import Model, PairModel
 from lcde.progress import is_watched
 
 
@@ -46,7 +46,7 @@ class ClusteringEvaluation(Callback):
         """Cluster and score all parts, on all processes."""
         if trainer.sanity_checking:
             return
-        assert isinstance(pl_module, PairModel)
+        assert isinstance(pl_module, Model)
         scores: dict[str, float] = {}
         for gallery in trainer.datamodule.parts.scored():  # type: ignore[attr-defined]  # Lightning attaches it
             result = evaluate(gallery, Method(self.name, self.rule, pl_module))
@@ -64,7 +64,7 @@ class ClusteringEvaluation(Callback):
         self.history.append({"epoch": trainer.current_epoch, **metrics, **self._scores})
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Name the method: the model names itself (`PairModel.on_save_checkpoint`), this adds the rule."""
+        """Name the method: the model names itself (`Model.on_save_checkpoint`), this adds the rule."""
         checkpoint.setdefault("method", {}).update(name=self.name, clustering=self.rule_config)
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,7 +121,8 @@ class PairRefresh(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the training part, on all processes."""
-        assert isinstance(pl_module, PairModel)
+        if not isinstance(pl_module, PairModel):
+            return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it
         scores = pl_module.bind(datamodule.train_gallery, "float32", False, None)
         if rank() > 0:
@@ -153,10 +154,10 @@ class Throughput(Callback):
             self._pairs, self._start = 0, time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Neighbourhoods, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count, and log after the last batch."""
-        self._pairs += len(batch.features)
+        self._pairs += len(batch[0])
         if trainer.is_last_batch:
             rate = self._pairs / (time.perf_counter() - self._start)
             pl_module.log("train/pairs_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)

@@ -8,18 +8,19 @@ from pytorch_lightning import Trainer
 from lcde.configuration import build, build_each, plain
 from lcde.data.datasets import Dataset
 from lcde.errors import InputError
-from lcde.models.base import PairModel
+from lcde.models.base import Model
 from lcde.models.weights import Trained, class_named, require_matching, start_from
 from lcde.training.callbacks import ClusteringEvaluation
 from lcde.training.datamodule import EdgePairDataModule
+from lcde.training.nodes import NodeDataModule
 
 
 @dataclass(frozen=True)
 class Training:
     """Everything that a training run needs, ready to fit."""
 
-    model: PairModel
-    datamodule: EdgePairDataModule
+    model: Model
+    datamodule: EdgePairDataModule | NodeDataModule
     trainer: Trainer
     evaluation: ClusteringEvaluation
 
@@ -47,11 +48,13 @@ def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained 
         raise InputError("model=none has nothing to train; name a model, or cluster with eval.py.")
     if start is not None:
         require_matching(start, dataset.feature_dim, dataset.k)
-        found, wanted = type(start.model), class_named(config.model._target_, PairModel, "model=…")
+        found, wanted = type(start.model), class_named(config.model._target_, Model, "model=…")
         if found is not wanted:
             raise InputError(f"{start.source} holds a {found.__name__}, but model=… is a {wanted.__name__}.")
     layers = {} if start is None else start.model.layer_settings()
-    model = build(config.model, feature_dim=dataset.feature_dim, k=dataset.k, **layers)
+    if "feature_dim" in config.model:  # other models fit any
+        layers = {"feature_dim": dataset.feature_dim, "k": dataset.k, **layers}
+    model = build(config.model, **layers)
     if start is not None:
         start_from(start, model)
     evaluation = ClusteringEvaluation(rule_name, build(config.clustering), plain(config.clustering))
