@@ -18,6 +18,7 @@ from lcde.data.knn import build_knn
 from lcde.errors import InputError
 
 HELD_OUT, TRAIN, VALIDATION = 2**40, 2**41, 2**42  # numbers from which galleries are for these purposes
+CHOICE = 8  # galleries of which the one with most identities of two faces or more is held out
 SIZES = ("few", "pareto", "lognormal", "dirichlet", "family", "alone")
 SHARES = (0.12, 0.24, 0.28, 0.12, 0.16, 0.08)  # of galleries whose identities have these sizes
 PAIRED = 1_200  # faces whose pairs tell how far genuine and impostor pairs are apart
@@ -88,8 +89,11 @@ class RandomGalleries:
 
     def load(self, train: bool) -> Parts:
         """The first ``parts`` galleries; see `lcde.data.datasets.Dataset`."""
-        held_out, fit = self._gallery("random_held_out", HELD_OUT), self._gallery("random_train", TRAIN)
-        return Parts(fit if train else None, held_out, [self._gallery(f"random{n}", n) for n in range(self.parts)])
+        # The F-scores of a gallery whose faces are nearly all alone would tell nothing.
+        several = {n: (np.bincount(self.draw(n)[1]) > 1).sum() for n in range(HELD_OUT, HELD_OUT + CHOICE)}
+        held_out = self._gallery("random_held_out", max(several, key=lambda n: several[n]), held_out=True)
+        fit = self._gallery("random_train", TRAIN) if train else None
+        return Parts(fit, held_out, [self._gallery(f"random{n}", n) for n in range(self.parts)])
 
     def draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The gallery of that ``number``: unit features (N, D) float32 and identities (N,) int64 from 0."""
@@ -109,12 +113,12 @@ class RandomGalleries:
         order = rng.permutation(len(labels))
         return features[order], np.unique(labels[order], return_inverse=True)[1].astype(np.int64)
 
-    def _gallery(self, name: str, number: int) -> Gallery:
+    def _gallery(self, name: str, number: int, held_out: bool = False) -> Gallery:
         features, labels = self.draw(number)
         start = time.perf_counter()
         graph = build_knn(features, min(self.k, len(features)))
         seconds = time.perf_counter() - start
-        return Gallery(name, features, graph, labels, held_out=number == HELD_OUT, knn_seconds=seconds)
+        return Gallery(name, features, graph, labels, held_out=held_out, knn_seconds=seconds)
 
     def _faces(self, num_faces: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (N, D), not normalised, and identities (N,) from 0."""

@@ -57,6 +57,7 @@ def test_parts_have_their_roles():
     parts = stream(parts=2, k=30).load(train=True)
     assert [gallery.name for gallery in [parts.train, *parts.evaluation]] == ["random_train", "random0", "random1"]
     assert parts.validation.held_out
+    assert (np.bincount(parts.validation.labels_true) > 1).sum() >= 10
     assert stream(parts=1).load(train=False).train is None
     for gallery in parts.evaluation:
         assert gallery.graph.k == min(30, len(gallery))
