@@ -10,7 +10,7 @@ import importlib.util
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -158,18 +158,28 @@ def load_module(file: Path) -> ModuleType:
 
 def evaluate_unsupervised(module: ModuleType) -> dict[str, dict[str, float]]:
     """Quality in percent of every method on every gallery of ``module``: by method, then by gallery."""
-    methods = unsupervised_methods()
+    methods = unsupervised_methods(UNSUPERVISED)
     quality: dict[str, dict[str, float]] = {name: {} for name in methods}
-    for gallery_name, features, identities in track(module.galleries(), "galleries"):
-        unit = normalise(np.array(features, dtype=np.float32), gallery_name)
-        gallery = Gallery(gallery_name, unit, build_knn(unit, min(K, len(unit))))
+    for gallery in track(read_galleries(module), "galleries"):
         for name, cluster in methods.items():
-            quality[name][gallery_name] = float(module.quality(identities, cluster(gallery)))
+            quality[name][gallery.name] = float(module.quality(gallery.labels_true, cluster(gallery)))
     return quality
 
 
-def unsupervised_methods() -> dict[str, Callable[[Gallery], np.ndarray]]:
-    """By name, what gives the labels of a gallery, where -1 is a cluster of its own."""
+def read_galleries(module: ModuleType, only: str = "") -> Iterator[Gallery]:
+    """The galleries of ``module`` with ``only`` in their names, and their kNN graphs."""
+    for name, features, identities in module.galleries():
+        if only not in name:
+            continue
+        unit = normalise(np.array(features, dtype=np.float32), name)
+        yield Gallery(name, unit, build_knn(unit, min(K, len(unit))), identities)
+
+
+def unsupervised_methods(variants: Mapping[str, Sequence[str]]) -> dict[str, Callable[[Gallery], np.ndarray]]:
+    """By name, what gives the labels of a gallery, where -1 is a cluster of its own: ``variants``, then HDBSCAN.
+
+    Variants are overrides of ``clustering=unsupervised`` by name.
+    """
     from sklearn.cluster import HDBSCAN
 
     def labels_by(rule: Callable) -> Callable[[Gallery], np.ndarray]:
@@ -179,7 +189,7 @@ def unsupervised_methods() -> dict[str, Callable[[Gallery], np.ndarray]]:
         return lambda gallery: HDBSCAN(min_cluster_size=size, copy=True).fit_predict(gallery.features)
 
     rules = {
-        name: labels_by(build_rule(["clustering=unsupervised", *overrides])) for name, overrides in UNSUPERVISED.items()
+        name: labels_by(build_rule(["clustering=unsupervised", *overrides])) for name, overrides in variants.items()
     }
     return rules | {f"HDBSCAN, min_cluster_size={size}": labels_by_hdbscan(size) for size in HDBSCAN_SIZES}
 

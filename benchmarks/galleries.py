@@ -16,12 +16,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks import ROOT
-from benchmarks.ablation import K, ResultTable, load_module, unsupervised_methods, unsupervised_tables
+from benchmarks.ablation import ResultTable, load_module, read_galleries, unsupervised_methods, unsupervised_tables
 from benchmarks.measure import machine
 from lcde.configuration import build, choose_rule, compose_config
-from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
-from lcde.data.knn import build_knn
 from lcde.files import write_atomically
 from lcde.methods.method import Method
 from lcde.models.weights import load_checkpoint
@@ -45,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(f"no galleries: {options.galleries} does not exist; name a file with --galleries.")
 
     module = load_module(options.galleries)
-    methods = {name: method for name, method in unsupervised_methods().items() if not name.startswith("without")}
+    methods = unsupervised_methods({"unsupervised": []})
     if options.checkpoint:
         trained = load_checkpoint(options.checkpoint)
         config = compose_config("eval", [])
@@ -72,14 +70,11 @@ def evaluate(
     """Quality of every method on the galleries of ``module``, and the names of the galleries of one person."""
     oracles, one_person = module.oracles(), set()
     quality: dict[str, dict[str, float]] = {name: {} for name in (*methods, HAC, INFOMAP)}
-    for name, features, identities in track(module.galleries(), "galleries"):
-        if only not in name:
-            continue
-        unit = normalise(np.array(features, dtype=np.float32), name)
-        gallery = Gallery(name, unit, build_knn(unit, min(K, len(unit))))
+    for gallery in track(read_galleries(module, only), "galleries"):
+        name, identities = gallery.name, gallery.labels_true
         for method, cluster in methods.items():
             quality[method][name] = float(module.quality(identities, cluster(gallery)))
-        candidates = hac_labels(unit)
+        candidates = hac_labels(gallery.features)
         quality[HAC][name] = max(float(module.quality(identities, labels)) for labels in candidates)
         quality[INFOMAP][name] = float(oracles[name])
         if len(np.unique(identities)) == 1:

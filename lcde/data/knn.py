@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from lcde.data.formats import REBUILD, as_graph, read_knn, write_knn
-from lcde.data.gallery import KNNGraph, row_blocks
+from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.data.search import choose_search
 from lcde.errors import InputError
 from lcde.progress import track
@@ -202,6 +202,13 @@ def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> KNNGraph:
         ordered = order_neighbours(found, first_row + rows.start)
         indices[rows], similarities[rows] = ordered.indices, ordered.similarities
     return KNNGraph(indices, similarities)
+
+
+def build_gallery(name: str, features: np.ndarray, labels_true: np.ndarray, k: int, held_out: bool) -> Gallery:
+    """A gallery of unit ``features`` (N, D) float32 with the kNN graph of `build_knn`, and the time that took."""
+    start = time.perf_counter()
+    graph = build_knn(features, k)
+    return Gallery(name, features, graph, labels_true, held_out=held_out, knn_seconds=time.perf_counter() - start)
 
 
 def extend_knn(features: np.ndarray, graph: KNNGraph, k: int) -> KNNGraph:

@@ -6,7 +6,6 @@ photographs, frames of videos, copies, an offset that all faces share, wrong lab
 covariances are diagonal: a rotation would change none.
 """
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from lcde.data.datasets import Parts
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
-from lcde.data.knn import build_knn
+from lcde.data.knn import build_gallery
 from lcde.errors import InputError
 
 HELD_OUT, TRAIN, VALIDATION = 2**40, 2**41, 2**42  # numbers from which galleries are for these purposes
@@ -81,11 +80,10 @@ class RandomGalleries:
 
     def __post_init__(self) -> None:
         for name in ("between_dim", "within_dim"):
-            if not 1 <= getattr(self, name)[0] <= getattr(self, name)[1] < self.feature_dim:
-                limits = list(getattr(self, name))
-                raise InputError(
-                    f"dataset.{name}={limits} must lie between 1 and dataset.feature_dim={self.feature_dim}."
-                )
+            low, high = getattr(self, name)
+            if not 1 <= low <= high < self.feature_dim:
+                span = f"dataset.{name}=[{low}, {high}]"
+                raise InputError(f"{span} must lie between 1 and dataset.feature_dim={self.feature_dim}.")
 
     def load(self, train: bool) -> Parts:
         """The first ``parts`` galleries; see `lcde.data.datasets.Dataset`."""
@@ -99,7 +97,7 @@ class RandomGalleries:
         """The gallery of that ``number``: unit features (N, D) float32 and identities (N,) int64 from 0."""
         rng = np.random.default_rng([self.seed, number])
         while True:
-            features, labels = self._faces(round(_log_uniform(rng, self.num_faces)), rng)
+            features, labels = self._faces(round(log_uniform(rng, self.num_faces)), rng)
             if rng.random() < 0.12:
                 features, labels = _frames(features, labels, rng)
             if rng.random() < 0.03:
@@ -115,24 +113,19 @@ class RandomGalleries:
 
     def _gallery(self, name: str, number: int, held_out: bool = False) -> Gallery:
         features, labels = self.draw(number)
-        start = time.perf_counter()
-        graph = build_knn(features, min(self.k, len(features)))
-        seconds = time.perf_counter() - start
-        return Gallery(name, features, graph, labels, held_out=held_out, knn_seconds=seconds)
+        return build_gallery(name, features, labels, min(self.k, len(features)), held_out)
 
     def _faces(self, num_faces: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (N, D), not normalised, and identities (N,) from 0."""
         dim = self.feature_dim
         sizes = identity_sizes(num_faces, rng)
         labels = np.repeat(np.arange(len(sizes)), sizes)[:num_faces]
-        within = spectrum(dim, _log_uniform(rng, self.within_dim), rng)
+        within = spectrum(dim, log_uniform(rng, self.within_dim), rng)
         # People differ in the directions in which one person varies most, but not in the same order.
-        within = within[
-            np.argsort(np.argsort(np.arange(dim) + _log_uniform(rng, (1.5, 0.4 * dim)) * rng.normal(size=dim)))
-        ]
-        length = np.sqrt(_log_uniform(rng, self.variation)) * np.exp(
-            rng.uniform(0, 0.2) * rng.normal(size=labels[-1] + 1)
-        )
+        place = np.arange(dim) + log_uniform(rng, (1.5, 0.4 * dim)) * rng.normal(size=dim)
+        within = within[place.argsort().argsort()]
+        length = np.sqrt(log_uniform(rng, self.variation))
+        length = length * np.exp(rng.uniform(0, 0.2) * rng.normal(size=labels[-1] + 1))
         quality = np.exp(rng.uniform(0, 0.5) * rng.normal(size=num_faces))  # higher is worse
 
         faces, rest = self._identities(labels[-1] + 1, rng)[labels], 1.0
@@ -152,15 +145,15 @@ class RandomGalleries:
             blurred = (quality - rng.uniform(0.8, 1.3)).clip(0, 2)
             faces += (rng.uniform(*self.blur) * blurred)[:, None] * _direction(rng, dim)
         if rng.random() < 0.7:
-            faces += _log_uniform(rng, self.offset) * _direction(rng, dim)
+            faces += log_uniform(rng, self.offset) * _direction(rng, dim)
         return faces, labels
 
     def _identities(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Mean faces (count, D) of length 1, or of about that length."""
-        between = spectrum(self.feature_dim, _log_uniform(rng, self.between_dim), rng)
+        between = spectrum(self.feature_dim, log_uniform(rng, self.between_dim), rng)
         means = _normal(rng, between, count)
         for _ in range(rng.integers(self.levels + 1)):
-            groups = round(_log_uniform(rng, (2, max(3, count / 1.5))))
+            groups = round(log_uniform(rng, (2, max(3, count / 1.5))))
             shared = _normal(rng, between, groups)[rng.integers(groups, size=count)]
             likeness = np.where(rng.random(count) < rng.uniform(0.2, 1), rng.uniform(*self.likeness), 0)[:, None]
             means = np.sqrt(likeness) * shared + np.sqrt(1 - likeness) * means
@@ -190,7 +183,7 @@ def identity_sizes(num_faces: int, rng: np.random.Generator) -> np.ndarray:
     elif kind == "pareto":
         sizes = rng.random(num_faces) ** (-1 / rng.uniform(0.6, 2.5))
     elif kind == "lognormal":
-        sizes = _log_uniform(rng, (1.5, 120)) * np.exp(rng.uniform(0.1, 1.2) * rng.normal(size=num_faces))
+        sizes = log_uniform(rng, (1.5, 120)) * np.exp(rng.uniform(0.1, 1.2) * rng.normal(size=num_faces))
     elif kind == "dirichlet":
         sizes = num_faces * rng.dirichlet(np.full(rng.integers(4, 60), rng.uniform(0.3, 5)))
     elif kind == "family":  # some people with many photographs, everyone else with one
@@ -232,5 +225,6 @@ def _direction(rng: np.random.Generator, dim: int) -> np.ndarray:
     return direction / np.linalg.norm(direction)
 
 
-def _log_uniform(rng: np.random.Generator, span: Range) -> float:
+def log_uniform(rng: np.random.Generator, span: Range) -> float:
+    """A number within ``span`` whose logarithm is uniformly distributed."""
     return float(np.exp(rng.uniform(*np.log(span))))

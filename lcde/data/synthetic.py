@@ -6,7 +6,6 @@ which a network can learn to discount and cosine similarity cannot; groups of lo
 towards one common point whoever they show; and singletons.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 from lcde.data.datasets import Parts
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
-from lcde.data.knn import build_knn, require_k
+from lcde.data.knn import build_gallery, require_k
 from lcde.errors import InputError
 
 HELD_OUT_STREAM = 2**31  # beyond the positions in num_identities, which number the random streams of the other parts
@@ -123,10 +122,7 @@ class SyntheticBenchmark:
         features = normalise(faces[order].astype(np.float32), name)
         labels_true = np.unique(labels[order], return_inverse=True)[1].astype(np.int64)
         require_k(self.k, len(features), name)
-        start = time.perf_counter()
-        graph = build_knn(features, self.k)
-        seconds = time.perf_counter() - start
-        return Gallery(name, features, graph, labels_true, held_out=held_out, knn_seconds=seconds)
+        return build_gallery(name, features, labels_true, self.k, held_out)
 
     def _mean_faces(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Unit mean faces (number of identities, D); look-alikes share the component of their family."""

@@ -7,8 +7,6 @@ from typing import Annotated
 import numpy as np
 from scipy.special import expit, logit
 
-from lcde.clustering.impostors import Impostors
-from lcde.clustering.whitening import common_offset, transform, within_cluster_whitening
 from lcde.data.gallery import Gallery
 from lcde.errors import InputError
 from lcde.methods.method import Clustering, Scores, timed
@@ -47,7 +45,7 @@ class UniversalRule(UnsupervisedRule):
         start = super().__call__(gallery, None)
         seconds, labels = dict(start.seconds), start.labels
         with timed(seconds, "merges"):
-            features = whitened(gallery, labels)
+            features = self.transformed(gallery, labels)
             for threshold in self.thresholds:
                 labels = self._merge(features, labels, scores, threshold)
         return replace(start, labels=labels, seconds=seconds)
@@ -61,13 +59,6 @@ class UniversalRule(UnsupervisedRule):
                 break
             labels = merged[labels]
         return labels
-
-
-def whitened(gallery: Gallery, labels: np.ndarray) -> np.ndarray:
-    """Features (N, D) without what all faces share, whitened within the clusters ``labels`` (N,)."""
-    mean = Impostors.of(gallery.features, labels, gallery.graph.similarities).mean
-    offset = common_offset(gallery.features, labels, mean)
-    return transform(gallery.features, offset, within_cluster_whitening(gallery.features, labels))
 
 
 def merge_pairs(indices: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:

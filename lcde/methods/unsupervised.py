@@ -85,18 +85,23 @@ class UnsupervisedRule(Rule):
         """
         return self._cluster(gallery, known_labels)[0]
 
+    def transformed(self, gallery: Gallery, labels: np.ndarray) -> np.ndarray:
+        """Unit features (N, D) after `centring` and `whitening` by the clusters ``labels`` (N,), -1 for noise."""
+        given, dim = gallery.features, gallery.features.shape[1]
+        offset, matrix = np.zeros(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)
+        if self.centring:
+            offset = common_offset(given, labels, Impostors.of(given, labels, gallery.graph.similarities).mean)
+        if self.whitening:
+            matrix = within_cluster_whitening(given, labels)
+        return transform(given, offset, matrix)
+
     def _cluster(self, gallery: Gallery, known_labels: np.ndarray) -> tuple[np.ndarray, KNNGraph, float]:
         """Labels (N + n,) of all faces, and the graph of all, here weighted, with its threshold."""
-        given, graph, num_known, dim = gallery.features, gallery.graph, len(known_labels), gallery.features.shape[1]
-        alone = known_labels.max(initial=-1) + 1 + np.arange(len(given) - num_known)
+        graph, num_known = gallery.graph, len(known_labels)
+        alone = known_labels.max(initial=-1) + 1 + np.arange(len(gallery) - num_known)
         labels = np.concatenate([known_labels, alone])
         for _ in range(PASSES):
-            offset, matrix = np.zeros(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)
-            if self.centring:
-                offset = common_offset(given, labels, Impostors.of(given, labels, gallery.graph.similarities).mean)
-            if self.whitening:
-                matrix = within_cluster_whitening(given, labels)
-            features = transform(given, offset, matrix)
+            features = self.transformed(gallery, labels)
             # The neighbours stay those of the features as given: rows are no longer in descending order.
             graph = KNNGraph(graph.indices, edge_similarities(features, graph.indices))
             impostors = Impostors.of(features, labels, graph.similarities)

@@ -14,7 +14,7 @@ from lcde.data.datasets import Dataset
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank, world_size
 from lcde.errors import InputError
-from lcde.models.base import Neighbourhoods
+from lcde.models.base import Neighbourhoods, PairModel
 from lcde.training.pairs import PairSampler, UniformPairs
 
 VALIDATION_PAIRS = 2048  # enough for a steady loss, little work beside the clustering of the gallery
@@ -63,6 +63,8 @@ class EdgePairDataModule(LightningDataModule):
     InputError
         Where files are missing or do not fit.
     """
+
+    model_class = PairModel  # that takes its batches
 
     def __init__(self, dataset: Dataset, sampler: PairSampler, batch_size: int, seed: int, rotate: bool) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 
 from lcde.configuration import build, build_each, plain
 from lcde.data.datasets import Dataset
@@ -42,7 +42,7 @@ def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained 
     Raises
     ------
     InputError
-        Where files are missing or do not fit, or the model does not fit D and K.
+        Where files are missing or do not fit, or the model does not fit D and K, ``start`` or the data module.
     """
     if not config.get("model"):
         raise InputError("model=none has nothing to train; name a model, or cluster with eval.py.")
@@ -55,6 +55,10 @@ def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained 
     if "feature_dim" in config.model:  # other models fit any
         layers = {"feature_dim": dataset.feature_dim, "k": dataset.k, **layers}
     model = build(config.model, **layers)
+    takes = class_named(config.data._target_, LightningDataModule, "data=…").model_class
+    if not isinstance(model, takes):
+        batches = f"data=… makes batches for a {takes.__name__}, not for a {type(model).__name__}"
+        raise InputError(f"{batches}; experiment=… chooses both.")
     if start is not None:
         start_from(start, model)
     evaluation = ClusteringEvaluation(rule_name, build(config.clustering), plain(config.clustering))

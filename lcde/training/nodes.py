@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from lcde.clustering.nodes import NodeGraph, describe
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn
-from lcde.data.random_galleries import TRAIN, VALIDATION, RandomGalleries
+from lcde.data.random_galleries import TRAIN, VALIDATION, RandomGalleries, log_uniform
 from lcde.distributed import rank
 from lcde.errors import InputError
-from lcde.methods.universal import merge_pairs, whitened
+from lcde.methods.universal import merge_pairs
 from lcde.methods.unsupervised import UnsupervisedRule
 from lcde.models.universal import ClusterScores, NodeBatch, UniversalModel
 
@@ -48,6 +48,8 @@ class NodeDataModule(LightningDataModule):
         Galleries of the loss ``val/merge_loss``.
     seed : int
     """
+
+    model_class = UniversalModel  # that takes its batches
 
     def __init__(
         self, dataset: RandomGalleries, nodes_per_step: int, galleries: int, validation_galleries: int, seed: int
@@ -124,9 +126,9 @@ def make_example(dataset: RandomGalleries, number: int, model: UniversalModel, m
     rng = np.random.default_rng([dataset.seed, number, 1])
     features, labels_true = dataset.draw(number)
     gallery = Gallery("random", features, build_knn(features, min(GRAPH_K, len(features))))
-    impostors = float(np.exp(rng.uniform(np.log(1e-6), np.log(3e-3))))
-    labels = UnsupervisedRule(impostors, num_trials=1, merging=bool(rng.random() < 0.6))(gallery).labels
-    features = whitened(gallery, labels)
+    rule = UnsupervisedRule(log_uniform(rng, (1e-6, 3e-3)), num_trials=1, merging=bool(rng.random() < 0.6))
+    labels = rule(gallery).labels
+    features = rule.transformed(gallery, labels)
     if merge and rng.random() < 0.45:
         scores, threshold = ClusterScores(model, False), rng.uniform(0.4, 0.9)
         for _ in range(rng.integers(1, 8)):

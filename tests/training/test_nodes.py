@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lcde.configuration import build, compose_config
 from lcde.errors import InputError
 from lcde.models.universal import UniversalModel
+from lcde.training.fit import set_up
 from lcde.training.nodes import NodeDataModule, NodeStream, majority, make_example, partly_merged
 
 SIZES = {"width": 16, "nhead": 2, "num_layers": 1, "context_width": 4, "candidates": 8}
@@ -70,6 +71,12 @@ def test_merges_at_random_join_clusters_of_one_identity(num_clusters, num_identi
 
 def test_the_identity_of_most_faces_counts():
     assert majority(np.array([0, 0, 0, 1, 1]), np.array([2, 2, 1, 0, 0])).tolist() == [2, 0]
+
+
+def test_a_model_of_edge_pairs_or_of_clusters_needs_its_own_data():
+    config = compose_config("train", ["model=universal", "run_dir=none"])
+    with pytest.raises(InputError, match="data=… makes batches for a PairModel, not for a UniversalModel"):
+        set_up(config, "lcde", None, None)
 
 
 def test_other_data_sets_are_refused():
