@@ -14,14 +14,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from lcde.clustering.components import label_noise
 from lcde.configuration import build, choose_rule, compose_config, plain
 from lcde.data.datasets import Parts
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
-from lcde.data.knn import build_knn, own_graph
+from lcde.data.knn import build_knn, own_graph, with_reference
 from lcde.errors import InputError
 from lcde.methods.method import Method
 from lcde.methods.saved import SavedClustering
@@ -64,6 +64,10 @@ class LCDE(ClusterMixin, BaseEstimator):
         "auto" for a GPU if there is one, or a torch device such as "cuda:1".
     random_state : int
         Seed of training and of community detection. The caller's random generators are left as they are.
+    reference : (R, D) array, optional
+        Embeddings of other people, by the same embedder and without labels. They are clustered together with X and left
+        out of the results; `assign` does without them. An album of one person or of few photographs needs them: it does
+        not tell what strangers look like.
 
     Attributes
     ----------
@@ -94,6 +98,7 @@ class LCDE(ClusterMixin, BaseEstimator):
     pce_weights: str | Path | None = None
     device: str = "auto"
     random_state: int = 0
+    reference: np.ndarray | None = None
     _trained: Trained | None = field(init=False)
 
     @classmethod
@@ -133,6 +138,9 @@ class LCDE(ClusterMixin, BaseEstimator):
         features, k = normalise(X, "X"), self.k
         knn = build_knn(features, min(k, len(X))) if graph is None else own_graph(*graph, features, k, "graph")
         gallery = Gallery("X", features, knn)
+        if self.reference is not None:
+            others = check_array(self.reference, dtype=np.float32, copy=True, input_name="reference")
+            gallery = with_reference(gallery, normalise(others, "reference"), k, "reference")
         source = self.checkpoint, self.lce_weights, self.pce_weights
         if y is not None:
             self._trained = self._train(gallery, np.unique(y, return_inverse=True)[1])

@@ -205,6 +205,24 @@ def test_an_own_graph_is_used(faces):
         LCDE(k=20).fit(X, graph=(graph.indices[:-1], None))
 
 
+def test_a_reference_tells_what_strangers_look_like():
+    """One person's album, whose photographs share what all embeddings share."""
+    rng = np.random.default_rng(0)
+    labels = np.append(np.zeros(30, dtype=np.int64), np.repeat(np.arange(1, 41), 6))
+    X = rng.standard_normal((41, 64))[labels] + 0.6 * rng.standard_normal((len(labels), 64)) + 2
+    album, others = X[:30], X[30:]
+    assert LCDE(k=20).fit(album).n_clusters_ > 3
+    estimator = LCDE(k=20, reference=others).fit(album)
+    assert estimator.labels_.tolist() == [0] * 30
+    assert estimator.density_.shape == (30,)
+    alone = LCDE(k=20).fit(X).labels_
+    strangers = LCDE(k=20, reference=album).fit(others)
+    assert np.array_equal(strangers.labels_, np.unique(alone[30:], return_inverse=True)[1])
+    assert strangers.labels_.max() + 1 == strangers.n_clusters_ == len(np.unique(alone[30:]))
+    with pytest.raises(ValueError, match="reference has a width of 63, the faces to cluster one of 64"):
+        LCDE(reference=others[:, 1:]).fit(album)
+
+
 def test_a_memory_map_is_read_and_left_alone(faces, tmp_path):
     np.save(tmp_path / "X.npy", faces[0])
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")

@@ -11,7 +11,7 @@ import numpy as np
 
 from lcde.data.formats import map_features, read_image_list, read_knn, read_labels, read_matrix
 from lcde.data.gallery import Gallery, KNNGraph
-from lcde.data.knn import CORRECT, GraphFiles, build_knn, knn_graph, own_graph, require_k, stored_graph
+from lcde.data.knn import CORRECT, GraphFiles, build_knn, knn_graph, own_graph, require_k, stored_graph, with_reference
 from lcde.errors import InputError
 from lcde.files import require_file
 
@@ -261,6 +261,9 @@ class Custom(_StoredGraphs):
         between 0 and 1.
     images : str, optional
         Text file with the image file of each of ``features``, one a line, for the report.
+    reference : str, optional
+        Embeddings of other people, without labels, that are clustered together with ``features`` and left out of the
+        results: what strangers look like, which an album of one person does not tell.
     graph : str, optional
         kNN graph of ``features`` (`lcde.data.formats.read_knn`), used instead of building one.
     graph_k : int, optional
@@ -277,11 +280,12 @@ class Custom(_StoredGraphs):
     val_labels: str | None = None
     val_share: float = 0.2
     images: str | None = None
+    reference: str | None = None
     graph: str | None = None
     graph_k: int | None = None
 
     def __post_init__(self) -> None:
-        others = "labels", "train_labels", "val_features", "val_labels", "graph", "images"
+        others = "labels", "train_labels", "val_features", "val_labels", "graph", "images", "reference"
         for key in (*others, "features", "train_features"):
             if (file := getattr(self, key)) is not None:
                 path = require_file(Path(file), f"dataset.{key}")
@@ -300,7 +304,12 @@ class Custom(_StoredGraphs):
         if train or self.has_train():
             fit = self._source("train_", "train", need_labels=True)
         evaluation = [self._evaluation_source(train)] if not train or self.features is not None else []
-        return self._parts(train, fit, held_out, evaluation)
+        reference = None if self.reference is None else read_matrix(Path(self.reference), self.feature_dim)
+        parts = self._parts(train, fit, held_out, evaluation)
+        if reference is None:
+            return parts
+        source = f"dataset.reference={self.reference}"
+        return replace(parts, evaluation=[with_reference(part, reference, self.k, source) for part in parts.evaluation])
 
     def faces(self) -> tuple[np.ndarray, np.ndarray | None]:
         """``features`` (N, D) and, if given, ``labels`` (N,), without a kNN graph."""

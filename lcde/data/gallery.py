@@ -62,6 +62,9 @@ class Gallery:
         sweep, and their scores are not results.
     knn_seconds : float
         Time it took to build the graph, 0 where it was read from a file.
+    union : Gallery, optional
+        These faces followed by a reference, faces of other people, which are clustered together; results leave the
+        reference out.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Gallery:
     images: Sequence[Path] | None = None
     held_out: bool = False
     knn_seconds: float = 0.0
+    union: "Gallery | None" = None
 
     def __len__(self) -> int:
         return len(self.features)

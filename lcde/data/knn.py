@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +209,32 @@ def build_gallery(name: str, features: np.ndarray, labels_true: np.ndarray, k: i
     start = time.perf_counter()
     graph = build_knn(features, k)
     return Gallery(name, features, graph, labels_true, held_out=held_out, knn_seconds=time.perf_counter() - start)
+
+
+def with_reference(gallery: Gallery, reference: np.ndarray, k: int, source: str) -> Gallery:
+    """The ``gallery`` to be clustered together with other people's unit features ``reference`` (R, D) float32.
+
+    Parameters
+    ----------
+    gallery : Gallery
+        With a graph of ``k`` neighbours, or of all faces where they are fewer.
+    reference : (R, D) float32
+    k : int
+        Neighbours in the graph of all faces.
+    source : str
+        What the reference is called in a message.
+
+    Raises
+    ------
+    InputError
+        Where the widths differ.
+    """
+    width, dim = reference.shape[1], gallery.features.shape[1]
+    if width != dim:
+        raise InputError(f"{source} has a width of {width}, the faces to cluster one of {dim}; use one embedder.")
+    features = np.concatenate([gallery.features, reference])
+    union = Gallery(gallery.name, features, extend_knn(features, gallery.graph, k))
+    return replace(gallery, union=union)
 
 
 def extend_knn(features: np.ndarray, graph: KNNGraph, k: int) -> KNNGraph:

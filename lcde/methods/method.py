@@ -191,14 +191,23 @@ class Method:
         InputError
             Where ``density_threshold`` is set but the method has no density.
         """
+        clustering = self._cluster(gallery if gallery.union is None else gallery.union, show_progress)
+        if clustering is not None and gallery.union is not None:
+            density, rows = clustering.details.density, slice(len(gallery))
+            labels = np.unique(clustering.labels[rows], return_inverse=True)[1]
+            details = Details(density=None if density is None else density[rows])  # the others name faces of the union
+            clustering = replace(clustering, labels=labels, details=details)
+        return None if clustering is None else self._with_noise(clustering)
+
+    def _cluster(self, gallery: Gallery, show_progress: bool) -> Clustering | None:
         if self.model is None or not self.rule.needs_scores:
-            return self._with_noise(self.rule(gallery, None)) if rank() == 0 else None
+            return self.rule(gallery, None) if rank() == 0 else None
         scores = self.model.bind(gallery, self.rule.precision, show_progress, self.score_cache)
         if rank() > 0:
             scores.serve()
             return None
         try:
-            return self._with_noise(self.rule(gallery, scores))
+            return self.rule(gallery, scores)
         finally:
             scores.dismiss()
 

@@ -285,7 +285,19 @@ def test_missing_files_are_named_by_their_key(given, train, missing, faces):
         custom(**{key: faces / file for key, file in given.items()}).load(train=train)
 
 
-@pytest.mark.parametrize("key", ["labels", "train_labels", "val_features", "graph", "images"])
+def test_a_reference_is_clustered_together_with_the_faces(gallery, faces):
+    np.save(faces / "others.npy", -gallery.features[:7])
+    dataset = custom(features=faces / "faces.npy", labels=faces / "people.txt", reference=faces / "others.npy")
+    [read] = dataset.load(train=False).evaluation
+    assert len(read) == len(gallery) == len(read.labels_true)
+    assert len(read.union) == len(gallery) + 7
+    assert np.array_equal(read.union.graph.indices, build_knn(read.union.features, 8).indices)
+    np.save(faces / "others.npy", gallery.features[:7, 1:])
+    with pytest.raises(InputError, match=r"others.npy has shape \(7, 15\)"):
+        dataset.load(train=False)
+
+
+@pytest.mark.parametrize("key", ["labels", "train_labels", "val_features", "graph", "images", "reference"])
 def test_files_that_do_not_exist_are_named_by_their_key(key, faces):
     with pytest.raises(InputError, match=rf"dataset\.{key} not found: .*nobody\.txt"):
         custom(**{"features": faces / "faces.npy", key: faces / "nobody.txt"}).load(train=False)

@@ -3,9 +3,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from lcde.data.gallery import Gallery
+from lcde.data.knn import build_knn
 from lcde.errors import InputError
 from lcde.methods.lcde import LCDERule
 from lcde.methods.method import Clustering, Details, Method, Rule
+
+
+FIVE = Gallery("five", np.eye(5, dtype=np.float32), build_knn(np.eye(5, dtype=np.float32), 5))
 
 
 @dataclass
@@ -28,12 +33,12 @@ class Fixed(Rule):
     ],
 )
 def test_noise_is_in_small_clusters_or_of_low_density(rule, noise):
-    assert Method("fixed", rule).cluster(None).noise.tolist() == noise
+    assert Method("fixed", rule).cluster(FIVE).noise.tolist() == noise
 
 
 def test_a_density_threshold_needs_a_density():
     with pytest.raises(InputError, match=r"density_threshold=0\.5 is set, but clustering=fixed has no density"):
-        Method("fixed", Fixed(None, density_threshold=0.5)).cluster(None)
+        Method("fixed", Fixed(None, density_threshold=0.5)).cluster(FIVE)
 
 
 def test_a_rule_that_asks_networks_needs_them():
