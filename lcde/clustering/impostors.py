@@ -1,16 +1,18 @@
 """How similar impostor pairs are, estimated from the features and clusters of one gallery."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
 SAMPLE = 2_000  # faces compared with as many others
 QUANTILES = 0.05, 0.25  # of the similarity of impostor pairs, below nearly all genuine pairs: they give mean and spread
+UPPER_QUANTILES = 0.75, 0.9  # of pairs of different clusters: look-alikes make this side wider
 CONSISTENT = 0.85  # of the assumed share of impostor pairs; skewness leaves fewer than half of them below the mean
 ROUNDS = 20  # of the estimate of that share
 NEAREST = 3  # neighbours whose mean similarity is the limit
 HIGHEST = 0.999  # no threshold exceeds it: faces more similar than this are copies of one photograph
+SMALLEST = 1e-3  # spread above the mean
 DENSE_SHARE = 0.25  # share of faces whose nearest neighbour lies between both tails, from which the normal tail fails
 
 
@@ -21,7 +23,9 @@ class Impostors:
     Attributes
     ----------
     mean, spread : float
-        Mean and standard deviation.
+        Mean and standard deviation, from low quantiles.
+    upper_mean, upper_spread : float
+        Of the normal distribution that has the upper quantiles of pairs of different clusters.
     num_faces : int
         N
     nearest : (n, 3) float32
@@ -30,6 +34,8 @@ class Impostors:
 
     mean: float
     spread: float
+    upper_mean: float
+    upper_spread: float
     num_faces: int
     nearest: np.ndarray
 
@@ -51,9 +57,20 @@ class Impostors:
         first, second = faces[:SAMPLE], faces[-SAMPLE:]
         pairs, different = features[first] @ features[second].T, labels[first][:, None] != labels[second]
         pairs = pairs[(pairs < HIGHEST) & (different if different.any() else True)]
+        pairs.sort()
         mean, spread = fit_low_quantiles(pairs) if len(pairs) else (0.0, 0.0)
         nearest = -np.sort(-similarities[first], axis=1)[:, 1 : 1 + NEAREST]
-        return cls(mean, max(spread, dim**-0.5), num_faces, nearest)
+        upper_mean, upper_spread = normal_through(pairs, UPPER_QUANTILES) if len(pairs) else (0.0, 0.0)
+        spread, upper_spread = max(spread, dim**-0.5), max(upper_spread, SMALLEST)
+        return cls(mean, spread, upper_mean, upper_spread, num_faces, nearest)
+
+    def with_look_alikes(self, per_face: float) -> float:
+        """As `similarity`, by the upper quantiles where these say more: for clusters that are nearly complete.
+
+        Where clusters are fragments, the upper quantiles are of genuine pairs, too.
+        """
+        upper = replace(self, mean=self.upper_mean, spread=self.upper_spread)
+        return max(self.similarity(per_face), upper.similarity(per_face))
 
     def similarity(self, per_face: float) -> float:
         """Similarity that ``per_face`` of a face's N impostors are expected to reach.
@@ -81,11 +98,16 @@ def fit_low_quantiles(pairs: np.ndarray) -> tuple[float, float]:
     until the share is consistent.
     """
     pairs, share = np.sort(pairs), 1.0
-    low, high = ndtri(QUANTILES)
     for _ in range(ROUNDS):
-        lower, upper = pairs[np.multiply(QUANTILES, share * (len(pairs) - 1)).astype(np.int64)].astype(np.float64)
-        spread = (upper - lower) / (high - low)
-        mean = upper - high * spread
+        mean, spread = normal_through(pairs, QUANTILES, share)
         below = np.searchsorted(pairs, np.float32(mean))  # of a float64 it would make a copy of all pairs
         share = min(share, 2 * below / len(pairs) / CONSISTENT)
-    return float(mean), float(spread)
+    return mean, spread
+
+
+def normal_through(pairs: np.ndarray, quantiles: tuple[float, float], share: float = 1.0) -> tuple[float, float]:
+    """Mean and spread of the normal distribution that has two ``quantiles`` of the lowest ``share`` of sorted pairs."""
+    low, high = ndtri(quantiles)
+    lower, upper = pairs[np.multiply(quantiles, share * (len(pairs) - 1)).astype(np.int64)].astype(np.float64)
+    spread = (upper - lower) / (high - low)
+    return float(upper - high * spread), float(spread)

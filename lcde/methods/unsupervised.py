@@ -18,7 +18,8 @@ from lcde.methods.method import Clustering, Details, Rule, Scores, timed
 from lcde.methods.settings import Within
 
 TINY = float(np.finfo(np.float32).tiny)  # least threshold: edges of less similarity never join
-PASSES = 2
+FEW = 2  # edges of a face that do not outvote a wrong one
+STEPS = 30  # numbers of impostors per face that are tried
 
 
 @dataclass
@@ -33,6 +34,9 @@ class UnsupervisedRule(Rule):
     impostors_per_face : float
         An edge counts, and two clusters merge, above the similarity that so many impostors of a face are expected to
         reach.
+    false_edges : float
+        In the second pass an edge counts at lower similarities, too, as long as this share of the median face's edges
+        is expected to be of impostors: where there are many photographs of each person, a few wrong edges join nothing.
     num_trials : int
         Runs of the community detection, of which the one of the shortest codelength counts.
     seed : int
@@ -42,6 +46,7 @@ class UnsupervisedRule(Rule):
     """
 
     impostors_per_face: Annotated[float, Within(0)] = 0.0003
+    false_edges: Annotated[float, Within(0)] = 0.1
     num_trials: Annotated[int, Within(1)] = 10
     seed: Annotated[int, Within(0)] = 0
     centring: bool = True
@@ -100,16 +105,36 @@ class UnsupervisedRule(Rule):
         graph, num_known = gallery.graph, len(known_labels)
         alone = known_labels.max(initial=-1) + 1 + np.arange(len(gallery) - num_known)
         labels = np.concatenate([known_labels, alone])
-        for _ in range(PASSES):
+        for first in (True, False):
             features = self.transformed(gallery, labels)
             # The neighbours stay those of the features as given: rows are no longer in descending order.
             graph = KNNGraph(graph.indices, edge_similarities(features, graph.indices))
             impostors = Impostors.of(features, labels, graph.similarities)
-            threshold = max(impostors.similarity(self.impostors_per_face), TINY)
-            labels = self._join(graph, threshold, known_labels)
+            strict = max(impostors.similarity(self.impostors_per_face), TINY)
+            counted, threshold = (graph, strict) if first else self._more_edges(graph, strict, impostors)
+            labels = self._join(counted, threshold, known_labels)
             if self.merging:
-                labels = merge_centroids(labels, features, graph, threshold, impostors.similarity(COMPARED), num_known)
-        return labels, graph, threshold
+                labels = merge_centroids(labels, features, graph, strict, impostors.similarity(COMPARED), num_known)
+        return labels, counted, threshold
+
+    def _more_edges(self, graph: KNNGraph, strict: float, impostors: Impostors) -> tuple[KNNGraph, float]:
+        """The graph with similarity 0 where an edge does not count, and a threshold of `strict` or less.
+
+        The threshold is the lowest one at which the expected share of wrong edges, among those of the median face
+        beyond its first `FEW`, is `false_edges` or less. Below ``strict``, edges count between two faces that have
+        more than `FEW` each.
+        """
+        for per_face in np.geomspace(1, max(self.impostors_per_face, 1e-6), STEPS):
+            threshold = max(impostors.with_look_alikes(per_face), TINY)
+            num_edges = (graph.similarities[:, 1:] >= threshold).sum(axis=1)
+            if per_face <= self.false_edges * (np.median(num_edges) - FEW):
+                break
+        else:
+            return graph, strict
+        many = num_edges > FEW
+        counts = (graph.similarities >= strict) | (many[:, None] & many[graph.indices])
+        counts[:, 0] = True
+        return KNNGraph(graph.indices, np.where(counts, graph.similarities, 0)), min(threshold, strict)
 
     def _join(self, graph: KNNGraph, threshold: float, known_labels: np.ndarray) -> np.ndarray:
         """Labels (N + n,): communities of the n new faces, which then join known clusters, if there are any."""

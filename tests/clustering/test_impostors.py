@@ -89,7 +89,7 @@ def test_no_face_is_compared_with_itself(labels):
 def test_no_threshold_separates_copies():
     features, _ = gallery([1] * 100, 16, noise=0)
     assert estimate(features).similarity(1e-9) <= HIGHEST
-    assert Impostors(0.0, 0.25, 100, np.empty((0, 3))).similarity(1e-9) == HIGHEST
+    assert Impostors(0.0, 0.25, 0.0, 0.25, 100, np.empty((0, 3))).similarity(1e-9) == HIGHEST
 
 
 @pytest.mark.parametrize("features", [np.eye(5, 16), np.eye(1, 16), np.eye(1, 16)[[0] * 12]])
@@ -117,3 +117,19 @@ def test_there_is_no_limit_where_genuine_pairs_are_more_similar_than_impostors(s
     no_limit = replace(impostors, nearest=np.empty((0, 3), dtype=np.float32))
     assert impostors.similarity(0.003) == no_limit.similarity(0.003)
     assert impostors.similarity(0.003) > impostors.similarity(1) > 0.1
+
+
+def test_look_alikes_raise_the_similarity_that_impostors_reach():
+    """Pairs of different clusters, a tenth of them look-alikes: low quantiles do not see these."""
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((10, 64))[np.repeat(np.arange(10), 40)]
+    features = means + rng.standard_normal((400, 64))
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+    similarities = -np.sort(-features @ features.T, axis=1)[:, :20]
+    groups = Impostors.of(features, np.arange(400), similarities)
+    pairs = np.sort((features @ features.T)[~np.eye(400, dtype=bool)])
+    assert groups.with_look_alikes(40) > groups.similarity(40)
+    reached = groups.with_look_alikes(40)  # a tenth of 400
+    assert np.mean(pairs > reached) == pytest.approx(0.1, abs=0.01)
+    alike = Impostors.of(features, np.repeat(np.arange(10), 40), similarities)
+    assert alike.with_look_alikes(1) == pytest.approx(alike.similarity(1), abs=0.1)

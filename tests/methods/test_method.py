@@ -9,7 +9,6 @@ from lcde.errors import InputError
 from lcde.methods.lcde import LCDERule
 from lcde.methods.method import Clustering, Details, Method, Rule
 
-
 FIVE = Gallery("five", np.eye(5, dtype=np.float32), build_knn(np.eye(5, dtype=np.float32), 5))
 
 

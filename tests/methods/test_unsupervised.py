@@ -116,6 +116,49 @@ def test_the_second_pass_follows_from_the_first_clusters(make_gallery):
     assert np.array_equal(found.labels, labels)
 
 
+@pytest.fixture
+def weak():
+    """Faces that differ from their own identity about as much as from others: 12 people, 20 photographs each."""
+    labels = np.repeat(np.arange(12), 20)
+    return gallery_of(faces(np.random.default_rng(0), labels, 128, noise=1.5), 80, labels)
+
+
+def f_score(gallery, rule):
+    return pairwise(Contingency.of(gallery.labels_true, rule(gallery).labels)).f_score
+
+
+def test_where_people_have_many_photographs_some_wrong_edges_are_accepted(weak):
+    assert f_score(weak, UnsupervisedRule(false_edges=0)) < 0.9
+    assert f_score(weak, UnsupervisedRule()) > 0.97
+
+
+def test_faces_of_few_edges_keep_the_strict_threshold(weak):
+    """People of one photograph among those of many are not joined by the edges that the others accept."""
+    rng, dim = np.random.default_rng(1), weak.features.shape[1]
+    alone = rng.standard_normal((60, dim)) * np.linalg.norm(weak.features.std(axis=0))
+    labels = np.append(weak.labels_true, 12 + np.arange(60))
+    gallery = gallery_of(np.concatenate([weak.features, alone / np.sqrt(dim)]), 80, labels)
+    for rule in (UnsupervisedRule(false_edges=0), UnsupervisedRule()):
+        found = rule(gallery).labels
+        assert len(np.unique(found[-60:])) >= 57
+
+
+def test_edges_below_the_strict_threshold_count_between_faces_of_many_edges(weak):
+    graph = weak.graph
+    impostors = Impostors.of(weak.features, weak.labels_true, graph.similarities)
+    strict = impostors.similarity(0.0003)
+    counted, threshold = UnsupervisedRule()._more_edges(graph, strict, impostors)
+    assert threshold < strict
+    many = (graph.similarities[:, 1:] >= threshold).sum(axis=1) > 2
+    for face, row in enumerate(graph.indices):
+        for place, other in enumerate(row):
+            similarity = graph.similarities[face, place]
+            counts = place == 0 or similarity >= strict or (many[face] and many[other])
+            assert counted.similarities[face, place] == (similarity if counts else 0)
+    kept, unchanged = UnsupervisedRule(false_edges=0)._more_edges(graph, strict, impostors)
+    assert (kept, unchanged) == (graph, strict)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("dim", [2, 16])
 def test_few_faces_are_handled(count, dim):
