@@ -18,6 +18,7 @@ from lcde.methods.method import Clustering, Details, Rule, Scores, timed
 from lcde.methods.settings import Within
 
 TINY = float(np.finfo(np.float32).tiny)  # least threshold: edges of less similarity never join
+MOST = 0.6  # share of the faces that have as many edges as the one that decides
 FEW = 2  # edges of a face that do not outvote a wrong one
 STEPS = 30  # numbers of impostors per face that are tried
 
@@ -35,8 +36,8 @@ class UnsupervisedRule(Rule):
         An edge counts, and two clusters merge, above the similarity that so many impostors of a face are expected to
         reach.
     false_edges : float
-        In the second pass an edge counts at lower similarities, too, as long as this share of the median face's edges
-        is expected to be of impostors: where there are many photographs of each person, a few wrong edges join nothing.
+        In the second pass an edge counts at lower similarities, too, as long as this share of most faces' edges is
+        expected to be of impostors: where there are many photographs of each person, a few wrong edges join nothing.
     num_trials : int
         Runs of the community detection, of which the one of the shortest codelength counts.
     seed : int
@@ -120,14 +121,14 @@ class UnsupervisedRule(Rule):
     def _more_edges(self, graph: KNNGraph, strict: float, impostors: Impostors) -> tuple[KNNGraph, float]:
         """The graph with similarity 0 where an edge does not count, and a threshold of `strict` or less.
 
-        The threshold is the lowest one at which the expected share of wrong edges, among those of the median face
-        beyond its first `FEW`, is `false_edges` or less. Below ``strict``, edges count between two faces that have
-        more than `FEW` each.
+        The threshold is the lowest one at which the expected share of wrong edges is `false_edges` or less, among those
+        beyond the first `FEW` of a face; `MOST` faces have as many. Below ``strict``, edges count between two faces
+        that have more than `FEW` each.
         """
         for per_face in np.geomspace(1, max(self.impostors_per_face, 1e-6), STEPS):
             threshold = max(impostors.with_look_alikes(per_face), TINY)
             num_edges = (graph.similarities[:, 1:] >= threshold).sum(axis=1)
-            if per_face <= self.false_edges * (np.median(num_edges) - FEW):
+            if per_face <= self.false_edges * (np.quantile(num_edges, 1 - MOST) - FEW):
                 break
         else:
             return graph, strict
