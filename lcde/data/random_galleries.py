@@ -19,7 +19,7 @@ from lcde.errors import InputError
 HELD_OUT, TRAIN, VALIDATION = 2**40, 2**41, 2**42  # numbers from which galleries are for these purposes
 CHOICE = 8  # galleries of which the one with most identities of two faces or more is held out
 SIZES = ("few", "pareto", "lognormal", "dirichlet", "family", "alone")
-SHARES = (0.12, 0.24, 0.28, 0.12, 0.16, 0.08)  # of galleries whose identities have these sizes
+SHARES = (0.18, 0.21, 0.23, 0.12, 0.14, 0.12)  # of galleries whose identities have these sizes
 PAIRED = 1_200  # faces whose pairs tell how far genuine and impostor pairs are apart
 
 Range = tuple[float, float]  # lowest and highest value
@@ -99,7 +99,7 @@ class RandomGalleries:
         while True:
             features, labels = self._faces(round(log_uniform(rng, self.num_faces)), rng)
             if rng.random() < 0.12:
-                features, labels = _frames(features, labels, rng)
+                features, labels = frames(features, labels, rng)
             if rng.random() < 0.03:
                 copies = rng.integers(len(labels), size=len(labels))
                 features, labels = features[copies], labels[copies]
@@ -207,7 +207,7 @@ def spectrum(dim: int, participation: float, rng: np.random.Generator) -> np.nda
     return values / values.sum()
 
 
-def _frames(features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def frames(features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Frames of videos: some of the faces, each several times with little noise."""
     frames = int(rng.integers(3, 20))
     shown = np.repeat(rng.permutation(len(labels))[: max(2, len(labels) // frames)], frames)

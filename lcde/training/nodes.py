@@ -1,29 +1,33 @@
 """The data module of the universal model: clusters of random galleries, made as fast as training takes them."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from lcde.clustering.nodes import NodeGraph, describe
+from lcde.clustering.nodes import NodeGraph, describe, noise_correction, pool
+from lcde.data.datasets import Custom
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn
 from lcde.data.random_galleries import TRAIN, VALIDATION, RandomGalleries, log_uniform
+from lcde.data.resampled import ResampledGalleries
 from lcde.distributed import rank
 from lcde.errors import InputError
 from lcde.methods.universal import merge_pairs
 from lcde.methods.unsupervised import UnsupervisedRule
-from lcde.models.universal import ClusterScores, NodeBatch, UniversalModel
+from lcde.models.universal import NodeBatch, UniversalModel
 
-GRAPH_K = 40  # neighbours in the galleries; of the clusters, the model says how many it compares
+GRAPH_K, LIKENESS_K = 40, 12  # neighbours of faces, and of clusters that merge by likeness
 AT_ONCE = 4  # galleries that a batch mixes
 AHEAD = 16  # batches made before they are needed: those of a large gallery take longer
 FRESH = 3  # batches that are made of the galleries at hand before one of them is replaced
 
+Draw = Callable[[int], tuple[np.ndarray, np.ndarray]]  # features and identities of the gallery of a number
 Batch = tuple[Tensor, NodeBatch, Tensor]  # same identity (B, K), neighbourhoods, sizes (B, K)
 
 
@@ -41,56 +45,83 @@ class NodeDataModule(LightningDataModule):
     ----------
     dataset : RandomGalleries
     nodes_per_step : int
-        Clusters of a batch, from up to four galleries.
+        Clusters of a batch, from four galleries.
     galleries : int
         Galleries that are held at a time.
     validation_galleries : int
         Galleries of the loss ``val/merge_loss``.
     seed : int
+    real : sequence of mappings
+        Labelled galleries that are resampled (`ResampledGalleries`): ``features``, ``labels`` and, for ``.bin`` files,
+        ``feature_dim``, as of `Custom`.
+    real_share : float
+        Share of the galleries that are resampled ones, if there are any.
     """
 
     model_class = UniversalModel  # that takes its batches
 
     def __init__(
-        self, dataset: RandomGalleries, nodes_per_step: int, galleries: int, validation_galleries: int, seed: int
+        self,
+        dataset: RandomGalleries,
+        nodes_per_step: int,
+        galleries: int,
+        validation_galleries: int,
+        seed: int,
+        real: Sequence[Mapping[str, Any]],
+        real_share: float,
     ) -> None:
         super().__init__()
         if not isinstance(dataset, RandomGalleries):
             raise InputError("this model learns from random galleries; add dataset=random_galleries.")
+        if not 0 <= real_share <= 1:
+            raise InputError(f"data.real_share={real_share} must lie between 0 and 1.")
         self.dataset, self.nodes_per_step, self.galleries, self.seed = dataset, nodes_per_step, galleries, seed
+        self.resampled = ResampledGalleries([_labelled(files) for files in real], dataset.seed) if real else None
+        self.real_share = real_share
         self.parts = dataset.load(train=False)
         self.validation_galleries = validation_galleries
         self._validation: list[Batch] | None = None
 
+    def draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features and identities of the training gallery of that ``number``, random or resampled."""
+        if self.resampled is None or np.random.default_rng([self.seed, number, 3]).random() >= self.real_share:
+            return self.dataset.draw(TRAIN + number)
+        return self.resampled.draw(number)
+
     def train_dataloader(self) -> DataLoader:
-        """The stream of this epoch, made by a process of its own with the present weights."""
-        present = self._model()
-        model = UniversalModel(**present.hparams)
-        model.load_state_dict(present.state_dict())
-        stream = NodeStream(self, model, present.current_epoch)
+        """The stream of this epoch, made by a process of its own."""
+        assert self.trainer is not None
+        stream = NodeStream(self, self._candidates(), self.trainer.current_epoch)
         return DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=AHEAD)
 
     def val_dataloader(self) -> DataLoader:
-        """One batch of each validation gallery, the same at each epoch."""
+        """One batch of each validation gallery, random ones alone, the same at each epoch."""
         if self._validation is None:
+            candidates, rng = self._candidates(), np.random.default_rng(self.seed)
             numbers = (VALIDATION + number for number in range(10 * self.validation_galleries))
-            examples = (make_example(self.dataset, number, self._model(), False) for number in numbers)
+            examples = (make_example(self.dataset.draw, number, self.seed, candidates) for number in numbers)
             found = (example for example in examples if example is not None)
-            rng = np.random.default_rng(self.seed)
             some = (next(found) for _ in range(self.validation_galleries))
-            self._validation = [make_batch([example], self.nodes_per_step, rng) for example in some]
+            self._validation = [make_batch([example], self.nodes_per_step, candidates, rng) for example in some]
         return DataLoader(self._validation, batch_size=None)  # type: ignore[arg-type]  # a sequence does
 
-    def _model(self) -> UniversalModel:
+    def _candidates(self) -> int:
         assert self.trainer is not None and isinstance(self.trainer.lightning_module, UniversalModel)
-        return self.trainer.lightning_module
+        return self.trainer.lightning_module.candidates
+
+
+def _labelled(files: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    features, labels = Custom(k=1, **files).faces()
+    if labels is None:
+        raise InputError(f"data.real: {files['features']} has no labels; name the file that holds them.")
+    return features, labels
 
 
 class NodeStream(IterableDataset):
     """Batches of one epoch; those of another epoch or process are others."""
 
-    def __init__(self, data: NodeDataModule, model: UniversalModel, epoch: int) -> None:
-        self.dataset, self.model, self.epoch = data.dataset, model, epoch
+    def __init__(self, data: NodeDataModule, candidates: int, epoch: int) -> None:
+        self.draw, self.candidates = data.draw, candidates
         self.nodes_per_step, self.galleries = data.nodes_per_step, data.galleries
         self.place = [data.seed, rank(), epoch]
 
@@ -98,48 +129,60 @@ class NodeStream(IterableDataset):
         rng = np.random.default_rng(self.place)
         at_hand: list[Example] = []
         while True:
-            # In the first epoch the weights are random, so clusters are not merged by them.
-            example = make_example(self.dataset, TRAIN + int(rng.integers(2**40)), self.model, self.epoch > 0)
+            example = make_example(self.draw, int(rng.integers(2**40)), self.place[0], self.candidates)
             if example is None:
                 continue
             at_hand = [*at_hand[-self.galleries + 1 :], example]
             for first in [example, *(at_hand[i] for i in rng.integers(len(at_hand), size=FRESH - 1))]:
-                k = first.nodes.graph.k
-                alike = [other for other in at_hand if other.nodes.graph.k == k and other is not first]
-                others = [alike[i] for i in rng.permutation(len(alike))[: AT_ONCE - 1]]
-                yield make_batch([first, *others], self.nodes_per_step, rng)
+                others = [other for other in (at_hand[i] for i in rng.permutation(len(at_hand))) if other is not first]
+                yield make_batch([first, *others[: AT_ONCE - 1]], self.nodes_per_step, self.candidates, rng)
 
 
-def make_example(dataset: RandomGalleries, number: int, model: UniversalModel, merge: bool) -> Example | None:
-    """Clusters of a random gallery as they are at some time of a clustering; None where there are hardly any.
+def make_example(draw: Draw, number: int, seed: int, candidates: int) -> Example | None:
+    """Clusters of a random gallery as they are at some time of a clustering; None where one is left.
 
     Parameters
     ----------
-    dataset : RandomGalleries
-    number : int
-        Of the gallery.
-    model : UniversalModel
-        With whose present weights some clusters are merged.
-    merge : bool
-        Whether that is done.
+    draw : callable
+        Features and identities of the gallery of a number.
+    number, seed : int
+        Of the gallery, and of what happens to its clusters.
+    candidates : int
+        Neighbours of the clusters.
     """
-    rng = np.random.default_rng([dataset.seed, number, 1])
-    features, labels_true = dataset.draw(number)
+    rng = np.random.default_rng([seed, number, 1])
+    features, labels_true = draw(number)
     gallery = Gallery("random", features, build_knn(features, min(GRAPH_K, len(features))))
     rule = UnsupervisedRule(log_uniform(rng, (1e-6, 3e-3)), num_trials=1, merging=bool(rng.random() < 0.6))
     labels = rule(gallery).labels
     features = rule.transformed(gallery, labels)
-    if merge and rng.random() < 0.45:
-        scores, threshold = ClusterScores(model, False), rng.uniform(0.4, 0.9)
-        for _ in range(rng.integers(1, 8)):
-            labels = merge_pairs(*scores.merge_probability(features, labels), threshold)[labels]
-            if labels.max() < 1:
-                break
-    elif rng.random() < 0.6:
+    kind = rng.random()
+    if kind < 0.35:
         labels = partly_merged(labels, labels_true, rng)
-    if labels.max() < 3:
+    elif kind < 0.75:
+        labels = merged_by_likeness(features, labels, rng)
+    if labels.max() < 1:
         return None
-    return Example(describe(features, labels, model.candidates), majority(labels, labels_true))
+    return Example(describe(features, labels, candidates), majority(labels, labels_true))
+
+
+def merged_by_likeness(features: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Labels (N,) after some rounds of merging those most alike after correction for noise, above some threshold.
+
+    The mistakes are those of a clustering that merges too much: look-alikes.
+    """
+    threshold = rng.uniform(0.5, 1.05)
+    for _ in range(rng.integers(1, 9)):
+        nodes = pool(features, labels)
+        graph = build_knn(nodes.directions, min(LIKENESS_K, len(nodes.sizes)))
+        correction = noise_correction(nodes)[1]
+        likeness = graph.similarities * correction[:, None] * correction[graph.indices]
+        likeness[:, 0] = 0
+        merged = merge_pairs(graph.indices, likeness, threshold)
+        labels = merged[labels]
+        if merged.max() + 1 in (len(merged), 1):
+            break
+    return labels
 
 
 def majority(labels: np.ndarray, labels_true: np.ndarray) -> np.ndarray:
@@ -161,15 +204,20 @@ def partly_merged(labels: np.ndarray, labels_true: np.ndarray, rng: np.random.Ge
     return np.unique(merged, return_inverse=True)[1][labels]
 
 
-def make_batch(examples: list[Example], num_nodes: int, rng: np.random.Generator) -> Batch:
-    """Random nodes of ``examples``, whose graphs have the same K, about ``num_nodes`` in all."""
+def make_batch(examples: list[Example], num_nodes: int, candidates: int, rng: np.random.Generator) -> Batch:
+    """Random nodes of ``examples``, about ``num_nodes`` in all, with ``candidates`` neighbours."""
     parts, same, sizes = [], [], []
     for number, (described, identities) in enumerate(examples):
         rows = rng.permutation(len(identities))[: max(2, num_nodes // len(examples))]
-        batch, neighbours = NodeBatch.of(described, rows), described.graph.indices[rows]
+        batch, neighbours = NodeBatch.of(described, rows, candidates), described.graph.indices[rows]
+        room = ((0, 0), (0, candidates - described.graph.k))
         parts.append(batch._replace(number=batch.number + number))
-        same.append(identities[neighbours] == identities[rows, None])
-        sizes.append(described.nodes.sizes[neighbours])
+        same.append(np.pad(identities[neighbours] == identities[rows, None], room))
+        sizes.append(np.pad(described.nodes.sizes[neighbours], room))
+    width = max(batch.directions.shape[2] for batch in parts)
+    parts = [
+        batch._replace(directions=F.pad(batch.directions, (0, width - batch.directions.shape[2]))) for batch in parts
+    ]
     targets = torch.from_numpy(np.concatenate(same).astype(np.float32))
     nodes = NodeBatch._make(map(torch.cat, zip(*parts, strict=True)))
     return targets, nodes, torch.from_numpy(np.concatenate(sizes))

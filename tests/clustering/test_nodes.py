@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
 
-from lcde.clustering.nodes import CONTEXT, CONTEXT_WIDTH, GALLERY_WIDTH, NODE_WIDTH, describe, impostor_fit, pool
+from lcde.clustering.nodes import (
+    CONTEXT,
+    CONTEXT_WIDTH,
+    FACES_WIDTH,
+    GALLERY_WIDTH,
+    NODE_WIDTH,
+    SHOWN,
+    describe,
+    impostor_fit,
+    pool,
+    shown_faces,
+)
 
 
 @pytest.fixture
@@ -43,6 +54,31 @@ def test_corrected_similarity_compares_pairs_across_with_pairs_within():
             assert similarity * graph.correction[first] * graph.correction[second] == pytest.approx(expected, abs=0.01)
 
 
+def test_the_faces_shown_reach_from_the_farthest_to_the_nearest(clusters):
+    features, labels = clusters
+    directions = pool(features, labels).directions
+    shown = shown_faces(features, labels, directions)
+    assert shown.shape == (len(directions), SHOWN)
+    for cluster, faces in enumerate(shown):
+        own = np.flatnonzero(labels == cluster)
+        to_mean = features[own] @ directions[cluster]
+        assert set(faces) <= set(own)
+        ends = features[faces[[0, -1]]] @ directions[cluster]
+        np.testing.assert_allclose(ends, [to_mean.min(), to_mean.max()], atol=1e-6)
+        assert len(np.unique(faces)) == min(SHOWN, len(own))
+
+
+def test_descriptions_do_not_change_with_the_order_of_faces(clusters):
+    features, labels = clusters
+    order = np.random.default_rng(0).permutation(len(labels))
+    number = np.random.default_rng(1).permutation(labels.max() + 1)
+    expected, found = describe(features, labels, 10), describe(features[order], number[labels[order]], 10)
+    for name in ("own", "correction", "features", "near", "faces"):
+        np.testing.assert_allclose(getattr(found, name)[number], getattr(expected, name), atol=2e-4)
+    for name in ("impostors", "gallery", "context"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=2e-4)
+
+
 def test_descriptions_do_not_change_with_a_rotation_or_with_coordinates_that_are_zero(clusters):
     features, labels = clusters
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((24, 24)))[0].astype(np.float32)
@@ -50,7 +86,7 @@ def test_descriptions_do_not_change_with_a_rotation_or_with_coordinates_that_are
     for other in (features @ rotation, np.concatenate([features, np.zeros_like(features)], axis=1)):
         found = describe(other, labels, 10)
         assert np.array_equal(found.graph.indices, expected.graph.indices)
-        for name in ("impostors", "own", "correction", "features", "near", "gallery", "context"):
+        for name in ("impostors", "own", "correction", "features", "near", "faces", "gallery", "context"):
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=2e-4)
 
 
@@ -63,6 +99,7 @@ def test_few_nodes_are_described_too(num_nodes):
     assert graph.graph.k == min(24, num_nodes)
     for array, shape in (
         (graph.features, (num_nodes, NODE_WIDTH)),
+        (graph.faces, (num_nodes, graph.graph.k, FACES_WIDTH)),
         (graph.gallery, (GALLERY_WIDTH,)),
         (graph.context, (CONTEXT, CONTEXT_WIDTH)),
     ):

@@ -34,7 +34,6 @@ def test_training_scores_random_galleries_and_keeps_a_checkpoint(run):
 
 
 def test_the_same_seed_gives_the_same_weights(run, lcde, tmp_path):
-    """In the second epoch, the present weights make some of the clusters."""
     lcde("train", "experiment=universal", *STREAM, *NETWORK, *EPOCHS, f"hydra.run.dir={tmp_path}")
     first, second = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (run, tmp_path)

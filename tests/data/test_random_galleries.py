@@ -39,7 +39,7 @@ def test_galleries_are_unit_features_and_identities_without_gaps():
 def test_galleries_are_as_hard_as_asked():
     """Computed by another way than the stream's own check, from all pairs."""
     found = []
-    for number in range(30):
+    for number in range(40):
         features, labels = stream(separation=[2.5, 3.5], wrong=[0, 0]).draw(number)
         centred = features - features.mean(axis=0) if labels.max() > 2 else features
         centred /= np.linalg.norm(centred, axis=1, keepdims=True)

@@ -9,7 +9,7 @@ from lcde.errors import InputError
 from lcde.models.universal import NodeBatch, UniversalModel, both_ways
 from lcde.models.weights import load_checkpoint
 
-SIZES = {"width": 16, "nhead": 2, "num_layers": 2, "context_width": 4, "candidates": 8}
+SIZES = {"width": 16, "nhead": 2, "num_layers": 2, "context_width": 4, "dropout": 0.0, "candidates": 8}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def galleries(make_gallery):
 
 def test_a_nodes_logits_do_not_depend_on_the_rest_of_its_batch(model, galleries):
     graphs = [describe(gallery.features, np.arange(60), 8) for gallery in galleries]
-    alone = [NodeBatch.of(graph, np.arange(5)) for graph in graphs]
+    alone = [NodeBatch.of(graph, np.arange(5), 8) for graph in graphs]
     parts = [batch._replace(number=batch.number + number) for number, batch in enumerate(alone)]
     together = NodeBatch._make(map(torch.cat, zip(*parts, strict=True)))
     with torch.inference_mode():
@@ -34,9 +34,17 @@ def test_a_nodes_logits_do_not_depend_on_the_rest_of_its_batch(model, galleries)
         assert expected.std() > 1e-3
 
 
+def test_room_for_neighbours_that_are_not_there_changes_nothing(model, galleries):
+    graph = describe(galleries[0].features, np.arange(60), 5)
+    with torch.inference_mode():
+        expected = model.net(NodeBatch.of(graph, np.arange(60), 5))
+        found = model.net(NodeBatch.of(graph, np.arange(60), 8))
+    torch.testing.assert_close(found[:, :5], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_the_rank_is_that_of_the_node_among_the_neighbours_of_its_neighbours(galleries):
     graph = describe(galleries[0].features, np.arange(60), 8)
-    batch = NodeBatch.of(graph, np.array([7]))
+    batch = NodeBatch.of(graph, np.array([7]), 8)
     for neighbour, rank in zip(graph.graph.indices[7], batch.rank[0].tolist(), strict=True):
         row = graph.graph.indices[neighbour].tolist()
         assert rank == pytest.approx(np.log1p(row.index(7) if 7 in row else 16) / 5, abs=1e-6)
@@ -87,7 +95,7 @@ def test_it_scores_no_edges(model, galleries):
 
 def test_large_clusters_weigh_more_in_the_loss(model, galleries):
     graph = describe(galleries[0].features, np.arange(60), 8)
-    batch, same = NodeBatch.of(graph, np.arange(4)), torch.zeros(4, 8)
+    batch, same = NodeBatch.of(graph, np.arange(4), 8), torch.zeros(4, 8)
     sizes = torch.ones(4, 8)
     sizes[0] = 1000
     losses = torch.nn.functional.softplus(model.net(batch))[:, 1:].mean(dim=1)
