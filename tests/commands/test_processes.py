@@ -134,11 +134,13 @@ def test_a_killed_run_ends_as_the_undisturbed_one(small, start, succeed, tmp_pat
     states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, killed)]
     assert [state["epoch"] for state in states] == [2, 2]
     assert torch.load(whole / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
-    assert all(torch.equal(states[0]["state_dict"][name], value) for name, value in states[1]["state_dict"].items())
     histories = [state["callbacks"]["ClusteringEvaluation"]["history"] for state in states]
     for epoch in [*histories[0], *histories[1]]:
         assert epoch.pop("train/pairs_per_second") > 0
     assert histories[0] == histories[1]
+    weights = [state["state_dict"] for state in states]
+    differences = {name: (weights[0][name] - value).abs().max().item() for name, value in weights[1].items()}
+    assert not any(differences.values()), differences
     assert (killed / "csv" / "metrics.csv").read_bytes() == log  # each attempt logs into a folder of its own
 
 
