@@ -130,6 +130,44 @@ def test_few_faces(count, faces):
     assert np.array_equal(np.sort(labels), np.arange(count))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [2, 3, 10, 79, 81])
+def test_galleries_around_k_are_clustered_without_a_warning(count):
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) // 3
+    X = rng.standard_normal((count, 128))[labels] + 0.2 * rng.standard_normal((count, 128))
+    found = LCDE().fit_predict(X)
+    assert np.array_equal(found[:, None] == found, labels[:, None] == labels) or count < 10
+    apart = LCDE().fit_predict(rng.standard_normal((count, 128)))
+    assert len(np.unique(apart)) == count or count < 10
+
+
+def changed(X, how):
+    rng, dim = np.random.default_rng(1), X.shape[1]
+    if how == "rotation":
+        return X @ np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    if how == "zeros":
+        return np.concatenate([X, np.zeros_like(X)], axis=1)
+    return X * (rng.uniform(0.1, 10, size=(len(X), 1)) if how == "lengths" else 1)
+
+
+@pytest.mark.parametrize("how", ["order", "rotation", "zeros", "lengths"])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_no_difference_between_faces_changes_no_cluster(how, many):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(20), 20) if many else np.arange(160) // 2
+    X = rng.standard_normal((labels.max() + 1, 64))[labels] + 0.5 * rng.standard_normal((len(labels), 64)) + 0.3
+    order = rng.permutation(len(X)) if how == "order" else np.arange(len(X))
+    expected, found = LCDE().fit_predict(X)[order], LCDE().fit_predict(changed(X, how)[order])
+    assert np.array_equal(expected[:, None] == expected, found[:, None] == found)
+
+
+def test_exact_copies_share_a_label(faces):
+    X, _ = faces
+    labels = LCDE().fit_predict(np.concatenate([X, X[::3]]))
+    assert np.array_equal(labels[len(X) :], labels[: len(X)][::3])
+
+
 def test_all_faces_alike_are_one_cluster():
     assert np.array_equal(LCDE().fit_predict(np.ones((20, 8))), np.zeros(20))
 

@@ -12,7 +12,7 @@ from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import distinct_pairs, edges_above
 from lcde.clustering.impostors import Impostors
 from lcde.clustering.whitening import common_offset, transform, within_cluster_whitening
-from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.data.knn import edge_similarities
 from lcde.methods.method import Clustering, Details, Rule, Scores, timed
 from lcde.methods.settings import Within
@@ -127,15 +127,18 @@ class UnsupervisedRule(Rule):
         """
         for per_face in np.geomspace(1, max(self.impostors_per_face, 1e-6), STEPS):
             threshold = max(impostors.with_look_alikes(per_face), TINY)
-            num_edges = (graph.similarities[:, 1:] >= threshold).sum(axis=1)
+            above = ((graph.similarities[rows, 1:] >= threshold).sum(axis=1) for rows in row_blocks(len(graph)))
+            num_edges = np.concatenate(list(above))
             if per_face <= self.false_edges * (np.quantile(num_edges, 1 - MOST) - FEW):
                 break
         else:
             return graph, strict
-        many = num_edges > FEW
-        counts = (graph.similarities >= strict) | (many[:, None] & many[graph.indices])
-        counts[:, 0] = True
-        return KNNGraph(graph.indices, np.where(counts, graph.similarities, 0)), min(threshold, strict)
+        many, similarities = num_edges > FEW, graph.similarities.copy()
+        for rows in row_blocks(len(graph)):
+            refused = (similarities[rows] < strict) & ~(many[rows, None] & many[graph.indices[rows]])
+            refused[:, 0] = False
+            similarities[rows][refused] = 0
+        return KNNGraph(graph.indices, similarities), min(threshold, strict)
 
     def _join(self, graph: KNNGraph, threshold: float, known_labels: np.ndarray) -> np.ndarray:
         """Labels (N + n,): communities of the n new faces, which then join known clusters, if there are any."""
