@@ -101,7 +101,7 @@ class UniversalNet(nn.Module):
     """Logits that a node and each of its neighbours are one identity.
 
     Tokens are the neighbours. No coordinate enters: directions are read through their similarities, which bias the
-    attention. Random nodes of the gallery, pooled, tell the network what kind of gallery it sees.
+    attention. Nodes of all sizes, pooled, tell the network what kind of gallery it sees.
 
     Parameters
     ----------
