@@ -1,4 +1,4 @@
-"""Decoys: copies of clusters, turned into strangers, tell how often a score takes strangers for one identity.
+"""Decoys: copies of clusters, changed into impostors, tell how often a score takes impostors for one identity.
 
 Whatever a score means, the share of wrong merges above a threshold follows from how many decoys reach it: a false
 discovery rate, as by target and decoy competition in mass spectrometry or by knockoffs.
@@ -15,6 +15,7 @@ import numpy as np
 from lcde.clustering.impostors import fit_low_quantiles
 from lcde.clustering.nodes import pool
 
+SIGNS = np.array([-1, 1], dtype=np.float32)
 COMPARED = 600  # clusters whose similarities tell the spread
 
 
@@ -22,9 +23,9 @@ def add_decoys(features: np.ndarray, labels: np.ndarray, rng: np.random.Generato
     """A gallery in which each cluster is followed by a decoy.
 
     A decoy is its cluster with random signs of the coordinates along the principal directions of all clusters: the
-    similarities within it stay, and those to other clusters become those of a stranger with the same covariance. Few
-    people span few directions, in which decoys would be more alike than strangers are; as far as that is so, decoys are
-    turned into further dimensions.
+    similarities within it stay, and those to other clusters become those of an impostor from the same covariance. Few
+    people span few directions, in which decoys would be more alike than impostors are; as far as that is so, decoys are
+    rotated into further dimensions.
 
     Parameters
     ----------
@@ -45,17 +46,18 @@ def add_decoys(features: np.ndarray, labels: np.ndarray, rng: np.random.Generato
     mean /= max(float(np.linalg.norm(mean)), 1e-9)
     rest = directions - np.outer(directions @ mean, mean)
     axes = np.linalg.eigh(rest.T @ rest + 2 * num_clusters * np.outer(mean, mean))[1].astype(np.float32)
-    signs = rng.choice(np.array([-1, 1], dtype=np.float32), size=(num_clusters, dim))
-    signs[:, -1] = 1  # the last axis is the mean: what all share is no one's own
-    flipped = (signs[labels] * (features @ axes)) @ axes.T
+    coordinates = features @ axes
+    signs = rng.choice(SIGNS, size=(num_clusters, dim))
+    signs[:, -1] = 1  # the last axis is the mean of all clusters, which impostors share
+    flipped = (signs[labels] * coordinates) @ axes.T
 
     some = np.random.default_rng(0).permutation(num_clusters)[:COMPARED]
     different = ~np.eye(len(some), dtype=bool)
     spread = fit_low_quantiles((directions[some] @ directions[some].T)[different])[1]
     to_decoys = (directions[some] @ pool(flipped, labels).directions[some].T)[different].std()
     inside = np.float32(min(1.0, spread / max(float(to_decoys), 1e-6)))
-    turned = (features @ axes) * rng.choice(np.array([-1, 1], dtype=np.float32), size=(num_clusters, dim))[labels]
-    decoys = np.concatenate([inside * flipped, np.sqrt(1 - inside**2) * turned], axis=1)
+    outside = coordinates * rng.choice(SIGNS, size=(num_clusters, dim))[labels]
+    decoys = np.concatenate([inside * flipped, np.sqrt(1 - inside**2) * outside], axis=1)
     padded = np.pad(features, ((0, 0), (0, dim)))
     return np.concatenate([padded, decoys]), np.concatenate([labels, num_clusters + labels])
 

@@ -12,7 +12,7 @@ CONSISTENT = 0.85  # of the assumed share of impostor pairs; skewness leaves few
 ROUNDS = 20  # of the estimate of that share
 NEAREST = 3  # neighbours whose mean similarity is the limit
 HIGHEST = 0.999  # no threshold exceeds it: faces more similar than this are copies of one photograph
-SMALLEST = 1e-3  # spread above the mean
+SMALLEST = 1e-3  # least spread by the upper quantiles
 DENSE_SHARE = 0.25  # share of faces whose nearest neighbour lies between both tails, from which the normal tail fails
 
 

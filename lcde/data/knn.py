@@ -232,9 +232,13 @@ def with_reference(gallery: Gallery, reference: np.ndarray, k: int, source: str)
     width, dim = reference.shape[1], gallery.features.shape[1]
     if width != dim:
         raise InputError(f"{source} has a width of {width}, the faces to cluster one of {dim}; use one embedder.")
-    features = np.concatenate([gallery.features, reference])
-    union = Gallery(gallery.name, features, extend_knn(features, gallery.graph, k))
-    return replace(gallery, union=union)
+    return replace(gallery, union=extended(gallery, reference, k))
+
+
+def extended(gallery: Gallery, features: np.ndarray, k: int) -> Gallery:
+    """The faces of ``gallery``, then those of unit ``features`` (n, D), with the graph of `extend_knn`."""
+    union = np.concatenate([gallery.features, features])
+    return Gallery(gallery.name, union, extend_knn(union, gallery.graph, k))
 
 
 def extend_knn(features: np.ndarray, graph: KNNGraph, k: int) -> KNNGraph:

@@ -143,9 +143,9 @@ class RandomGalleries:
         faces += (rest * length[labels] * quality)[:, None] * noise
         if rng.random() < 0.5:
             blurred = (quality - rng.uniform(0.8, 1.3)).clip(0, 2)
-            faces += (rng.uniform(*self.blur) * blurred)[:, None] * _direction(rng, dim)
+            faces += (rng.uniform(*self.blur) * blurred)[:, None] * random_direction(rng, dim)
         if rng.random() < 0.7:
-            faces += log_uniform(rng, self.offset) * _direction(rng, dim)
+            faces += log_uniform(rng, self.offset) * random_direction(rng, dim)
         return faces, labels
 
     def _identities(self, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -220,7 +220,8 @@ def _normal(rng: np.random.Generator, variances: np.ndarray, count: int) -> np.n
     return rng.normal(size=(count, len(variances))) * np.sqrt(variances)
 
 
-def _direction(rng: np.random.Generator, dim: int) -> np.ndarray:
+def random_direction(rng: np.random.Generator, dim: int) -> np.ndarray:
+    """A unit vector (D,), all directions alike."""
     direction = rng.normal(size=dim)
     return direction / np.linalg.norm(direction)
 

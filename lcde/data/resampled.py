@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcde.data.formats import normalise
-from lcde.data.random_galleries import frames, identity_sizes, log_uniform
+from lcde.data.random_galleries import frames, identity_sizes, log_uniform, random_direction
 
 Embeddings = tuple[np.ndarray, np.ndarray]  # features (N, D) and identities (N,)
 
@@ -31,6 +31,10 @@ class _Source:
         means /= np.bincount(labels)[:, None]
         variances, vectors = np.linalg.eigh(unit.T @ unit / len(unit))
         return cls(unit, labels, means, vectors, np.maximum(variances, 1e-9))
+
+    def draw_means(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Mean faces (count, D) at random, with the covariance of the real ones."""
+        return rng.normal(size=(count, len(self.means))) @ self.means / np.sqrt(len(self.means))
 
 
 class ResampledGalleries:
@@ -61,7 +65,7 @@ class ResampledGalleries:
         of_person, there = source.labels[rows], np.bincount(source.labels)
         means, own = source.means[of_person], source.features[rows] - source.means[of_person]
         if people_drawn:
-            drawn = rng.normal(size=(labels[-1] + 1, len(source.means))) @ source.means / np.sqrt(len(source.means))
+            drawn = source.draw_means(labels[-1] + 1, rng)
             sign = rng.choice([-1, 1], size=(labels[-1] + 1, 1))
             scale = np.sqrt(there / np.maximum(there - 1, 1))[of_person, None]  # a mean takes variance off its faces
             means, own = drawn[labels], own * sign[labels] * scale
@@ -100,7 +104,7 @@ def _other_embedder(
     dim, typical = means.shape[1], float(np.sqrt((source.means**2).sum(axis=1).mean()))
     if rng.random() < 0.3:  # look-alikes
         groups = round(log_uniform(rng, (2, max(3, (labels[-1] + 1) / 1.5))))
-        centres = (rng.normal(size=(groups, len(source.means))) @ source.means) / np.sqrt(len(source.means))
+        centres = source.draw_means(groups, rng)
         of_group, likeness = rng.integers(groups, size=labels[-1] + 1), rng.uniform(0.05, 0.7)
         means = np.sqrt(1 - likeness) * means + np.sqrt(likeness) * centres[of_group][labels]
     if rng.random() < 0.6:
@@ -116,5 +120,5 @@ def _other_embedder(
         width = round(log_uniform(rng, (max(32, dim / 4), dim)))
         faces = faces @ rng.normal(size=(dim, width)) / np.sqrt(width)
     length = np.sqrt((faces**2).sum(axis=1).mean())
-    direction = rng.normal(size=faces.shape[1])
-    return faces + log_uniform(rng, (0.02, 3)) * length * direction / np.linalg.norm(direction)
+    direction = random_direction(rng, faces.shape[1])
+    return faces + log_uniform(rng, (0.02, 3)) * length * direction

@@ -8,7 +8,7 @@ import numpy as np
 
 from lcde.clustering.components import label_noise
 from lcde.data.gallery import Gallery, KNNGraph
-from lcde.data.knn import extend_knn
+from lcde.data.knn import extended
 from lcde.errors import InputError
 from lcde.files import UNREADABLE, require_file, write_atomically
 from lcde.methods.lcde import LCDERule, MergeCentroids, SplitWeakClusters
@@ -92,11 +92,10 @@ class SavedClustering:
             raise InputError(f"the new faces have a width of {new}, those of the clustering of {known}.")
         if self.rule.needs_scores != (model is not None):
             raise InputError(TRAINED if self.rule.needs_scores else UNTRAINED)
-        union = np.concatenate([self.features, features])
-        gallery = Gallery("assigned", union, extend_knn(union, self.graph, self.k))
+        gallery = extended(Gallery("assigned", self.features, self.graph), features, self.k)
         scores = None if model is None else model.bind(gallery, self.rule.precision, False, None)
         labels = self.rule.assign(gallery, self.labels, scores)
-        return replace(self, features=union, graph=gallery.graph, labels=labels)
+        return replace(self, features=gallery.features, graph=gallery.graph, labels=labels)
 
     def _misfits(self) -> list[str]:
         """Names of the values that cannot be right."""

@@ -18,11 +18,11 @@ LEAST = 0.1  # probability of a merge, whatever decoys say
 
 @dataclass
 class UniversalRule(UnsupervisedRule):
-    """Small pure clusters by `UnsupervisedRule`, merged while the model takes two for one identity more than strangers.
+    """Clusters of `UnsupervisedRule`, merged where the model's probability is above that of impostors.
 
     In each round, clusters merge that are each other's most probable partner above a threshold; the model then judges
-    the larger clusters anew. The threshold is the probability that decoys, which are strangers, hardly ever reach with
-    a cluster of this gallery: so the model need not be calibrated for this embedder.
+    the larger clusters anew. The threshold is the probability that decoys, which are impostors, hardly ever have with a
+    cluster of this gallery: so the model need not be calibrated for this embedder.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class UniversalRule(UnsupervisedRule):
     def _merge(self, features: np.ndarray, labels: np.ndarray, scores: Scores) -> np.ndarray:
         """``labels`` (N,) with clusters merged until decoys are as probable as the pairs that are left."""
         threshold, rounds = LEAST, 0
-        while labels.max() > 1:  # two clusters do not tell what strangers look like
+        while labels.max() > 1:  # two clusters do not tell how similar impostors are
             indices, probability, of_decoys = self._judged(features, labels, scores, rounds)
             best = probability.max(axis=2)
             threshold = max(threshold, decoy_threshold(best, of_decoys, self.false_merges, LEAST))

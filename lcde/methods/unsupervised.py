@@ -18,8 +18,8 @@ from lcde.methods.method import Clustering, Details, Rule, Scores, timed
 from lcde.methods.settings import Within
 
 TINY = float(np.finfo(np.float32).tiny)  # least threshold: edges of less similarity never join
-MOST = 0.6  # share of the faces that have as many edges as the one that decides
-FEW = 2  # edges of a face that do not outvote a wrong one
+MOST = 0.6  # share of the faces that must have enough edges
+FEW = 2  # edges of a face, too few to accept a wrong one among them
 STEPS = 30  # numbers of impostors per face that are tried
 
 
@@ -121,9 +121,9 @@ class UnsupervisedRule(Rule):
     def _more_edges(self, graph: KNNGraph, strict: float, impostors: Impostors) -> tuple[KNNGraph, float]:
         """The graph with similarity 0 where an edge does not count, and a threshold of `strict` or less.
 
-        The threshold is the lowest one at which the expected share of wrong edges is `false_edges` or less, among those
-        beyond the first `FEW` of a face; `MOST` faces have as many. Below ``strict``, edges count between two faces
-        that have more than `FEW` each.
+        The threshold is the lowest one at which, for a share of `MOST` faces, the expected number of wrong edges is at
+        most `false_edges` times the number of edges beyond the first `FEW`. Below ``strict``, an edge counts only if
+        both of its faces have more than `FEW` edges above the threshold.
         """
         for per_face in np.geomspace(1, max(self.impostors_per_face, 1e-6), STEPS):
             threshold = max(impostors.with_look_alikes(per_face), TINY)

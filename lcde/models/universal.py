@@ -110,7 +110,7 @@ class UniversalNet(nn.Module):
     context_width : int
         Of what is read of the gallery.
     dropout : float
-        In the layers, and of what is known of the gallery, which would be learnt by heart.
+        In the layers, and on the description of the gallery, which the network would memorise.
     """
 
     def __init__(self, width: int, nhead: int, num_layers: int, context_width: int, dropout: float) -> None:
