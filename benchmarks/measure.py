@@ -211,10 +211,14 @@ def machine() -> dict[str, str | int]:
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = [int(line.split()[1]) // 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
+    import torch  # here, so that the measured processes start small
+
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory_gb": memory[0] if memory else 0,
+        **gpu,
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -30,13 +30,14 @@ def cases(options: Options) -> list[Case]:
     share = 1 if torch.cuda.is_available() else CPU_SHARE
     precisions = {"float32": "float32", "fastest precision": "auto"}
     return [
-        Case("networks", what, size, {by: partial(_scores, what, size, precisions[by]) for by in precisions})
+        Case("networks", what, size, {by: partial(prepare_scores, what, size, precisions[by]) for by in precisions})
         for what in ("connectivity", "edge probability")
         for size in (max(size // share, LEAST * K) for size in options.sizes)
     ]
 
 
-def _scores(what: str, num_faces: int, precision: str) -> Callable[[], Run]:
+def prepare_scores(what: str, num_faces: int, precision: str) -> Callable[[], Run]:
+    """A job that scores the faces, or the edges to the nearest neighbours, of ``num_faces`` by untrained networks."""
     graph, _, labels = identity_graph(num_faces, K, SEED)
     gallery = Gallery("synthetic", identity_features(labels, FEATURE_DIM, SEED), graph)
     torch.manual_seed(SEED)
@@ -52,7 +53,7 @@ def _scores(what: str, num_faces: int, precision: str) -> Callable[[], Run]:
     with FlopCounterMode(display=False) as counter:
         score(num_faces - counted)
     operations = counter.get_total_flops() / counted * num_faces
-    peak = _peak(scores.features.dtype, device)
+    peak = peak_rate(scores.features.dtype, device)
 
     def job() -> Run:
         start = time.perf_counter()
@@ -64,7 +65,7 @@ def _scores(what: str, num_faces: int, precision: str) -> Callable[[], Run]:
     return job
 
 
-def _peak(dtype: torch.dtype, device: torch.device) -> float:
+def peak_rate(dtype: torch.dtype, device: torch.device) -> float:
     """Operations a second of the product of two square matrices."""
     side = SIDE[device.type]
     matrix = torch.randn(side, side, device=device).to(dtype)

@@ -22,6 +22,15 @@ settings.register_profile("lcde", deadline=None, derandomize=True, max_examples=
 settings.load_profile("lcde")
 
 
+def pytest_runtest_setup(item):
+    """Skip tests that need a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder ``shared`` beside the project's root, which a user's machine lacks."""

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from rich.console import Console
 
+from lcde.data.gallery import row_blocks
+
 # Unit queries (Q, D) → indices (Q, k) of the nearest of at least k faces, and similarities (Q, k) float32.
 Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -15,7 +17,7 @@ EXACT_UP_TO = 1_000_000
 PROBES = 512  # cells searched for each query
 CANDIDATES = 4  # faces compared in full for each neighbour wanted
 SAMPLES = 500  # queries on which the recall is measured
-FACES_PER_CHUNK = 32_768  # compared at a time on a GPU: 2 GB of similarities to a block of queries
+QUERIES, FACES_PER_CHUNK = 4_096, 131_072  # compared at a time on a GPU: 2 GB of similarities
 
 
 def choose_search(features: np.ndarray, k: int, num_queries: int) -> Search:
@@ -25,7 +27,7 @@ def choose_search(features: np.ndarray, k: int, num_queries: int) -> Search:
 
     faiss_gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
     if torch.cuda.is_available() and not faiss_gpus:
-        return cuda_search(features, k)
+        return torch_search(features, k, "cuda")
     exact = faiss_gpus or num_queries * len(features) <= EXACT_UP_TO**2
     return exact_search(features, k) if exact else approximate_search(features, k)
 
@@ -41,22 +43,39 @@ def exact_search(features: np.ndarray, k: int) -> Search:
     return lambda queries: index.search(queries, k)[::-1]
 
 
-def cuda_search(features: np.ndarray, k: int) -> Search:
-    """Compare all pairs with PyTorch on a GPU, for FAISS without GPU support."""
+def torch_search(features: np.ndarray, k: int, device: str) -> Search:
+    """Compare all pairs with PyTorch, for FAISS without GPU support."""
     import torch
+    from torch.nn import functional as F
 
-    faces = torch.tensor(features, device="cuda")
+    num_faces, group = len(features), max(1, int((FACES_PER_CHUNK / k) ** 0.5))
+    step = FACES_PER_CHUNK // group * group
+    faces = F.pad(torch.tensor(features, device=device), (0, 0, 0, -num_faces % group))
+
+    def nearest(queries: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The nearest of the chunk from ``start`` on.
+
+        The k largest similarities lie in the k groups with the largest maxima, so that few need be sorted.
+        """
+        similarities = queries @ faces[start : start + step].T
+        similarities[:, num_faces - start :] = -torch.inf  # padding, in the last chunk
+        groups = similarities.view(len(queries), group, -1)  # a column is a group
+        kept = groups.amax(dim=1).topk(min(k, groups.shape[2])).indices  # (Q, k)
+        among = groups.gather(2, kept[:, None].expand(-1, group, -1)).flatten(1)
+        values, places = among.topk(min(k, among.shape[1]))
+        row, column = places // kept.shape[1], kept.gather(1, places % kept.shape[1])
+        return values, start + row * groups.shape[2] + column
 
     def search(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        block = torch.tensor(queries, device="cuda")
-        best, nearest = block.new_empty(len(block), 0), torch.empty(len(block), 0, dtype=torch.int64).cuda()
-        for start in range(0, len(faces), FACES_PER_CHUNK):
-            similarities = block @ faces[start : start + FACES_PER_CHUNK].T
-            values, columns = similarities.topk(min(k, similarities.shape[1]))
-            best, nearest = torch.cat([best, values], dim=1), torch.cat([nearest, columns + start], dim=1)
-            best, columns = best.topk(min(k, best.shape[1]))
-            nearest = nearest.gather(1, columns)
-        return nearest.cpu().numpy(), best.cpu().numpy()
+        indices = np.empty((len(queries), k), dtype=np.int64)
+        similarities = np.empty((len(queries), k), dtype=np.float32)
+        for rows in row_blocks(len(queries), size=QUERIES):
+            block = torch.tensor(queries[rows], device=device)
+            found = [nearest(block, start) for start in range(0, len(faces), step)]
+            values, columns = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+            values, places = values.topk(k)
+            similarities[rows], indices[rows] = values.cpu(), columns.gather(1, places).cpu()
+        return indices, similarities
 
     return search
 

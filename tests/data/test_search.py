@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import lcde.data.search
 from lcde.data.gallery import KNNGraph
 from lcde.data.knn import build_knn, order_neighbours
-from lcde.data.search import approximate_search, cuda_search, exact_search, recall
+from lcde.data.search import approximate_search, exact_search, recall, torch_search
 
 
 @given(st.integers(0, 10_000))
@@ -71,12 +71,15 @@ def test_many_faces_are_searched_approximately(make_gallery, monkeypatch, capsys
     assert "recall" not in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_search_on_a_gpu_is_exact(make_gallery, monkeypatch):
-    features = make_gallery(5, num_faces=1_000, feature_dim=16).features
-    monkeypatch.setattr(lcde.data.search, "FACES_PER_CHUNK", 300)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(("num_faces", "k", "chunk"), [(1_000, 10, 300), (1_000, 10, 7), (203, 40, 90), (20, 20, 300)])
+def test_search_with_torch_is_exact(make_gallery, monkeypatch, num_faces, k, chunk, device):
+    features = make_gallery(5, num_faces=num_faces, feature_dim=16).features
+    monkeypatch.setattr(lcde.data.search, "FACES_PER_CHUNK", chunk)
+    monkeypatch.setattr(lcde.data.search, "QUERIES", 128)
+    search = torch_search(features, k, device)
     found, expected = (
-        order_neighbours(KNNGraph(*search(features, 10)(features))) for search in (cuda_search, exact_search)
+        order_neighbours(KNNGraph(*each(features[::-1].copy()))) for each in (search, exact_search(features, k))
     )
     assert recall(found.indices, expected.indices) > 0.999  # but for ties
     np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)

@@ -173,6 +173,27 @@ def test_a_token_stands_for_its_copies(training):
             torch.testing.assert_close(repeated, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("queries", [None, torch.tensor([0, 3])])
+@pytest.mark.parametrize("copies", [None, torch.tensor([[2.0, 1, 3, 0], [1, 1, 1, 2]])])
+@pytest.mark.parametrize("width", [32, 36])  # heads of 8 and of 9 channels
+def test_attention_for_gpus_is_that_for_cpus(queries, copies, width):
+    layer, x = randomised(Encoder(width, 1, 4, 8, 0.0)).layers[0], torch.randn(2, 4, width)
+    with torch.no_grad():
+        expected = layer._attention(x, queries, copies)
+        torch.testing.assert_close(layer._fused_attention(x, queries, copies), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_for_gpus_has_the_gradients_of_that_for_cpus():
+    layer, x = randomised(Encoder(36, 1, 4, 8, 0.0)).layers[0], torch.randn(2, 4, 36)
+    weights = list(layer.self_attn.parameters())
+    expected, actual = (
+        torch.autograd.grad(attention(x, None, None).square().sum(), weights)
+        for attention in (layer._attention, layer._fused_attention)
+    )
+    for theirs, ours in zip(expected, actual, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 @given(st.lists(st.lists(st.integers(0, 5), min_size=6, max_size=6), min_size=1, max_size=4))
 def test_distinct_faces_are_each_named_once(rows):
     faces = torch.tensor(rows)
