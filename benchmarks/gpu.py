@@ -7,6 +7,7 @@ GPU the same runs at a tiny size, which shows that it works.
 
 import argparse
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     described = machine()
-    console, failed = Console(), []
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    console, failed = Console(soft_wrap=True), []
     path = options.results / f"gpu-{str(described['date'])[:19].replace(':', '-')}.json"
     console.print(f"{described.get('gpu', 'no GPU')}, torch {described['torch']}; results: {path}")
     steps, results = Steps(replace(size, faces=options.faces)), {}

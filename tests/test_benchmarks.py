@@ -13,7 +13,7 @@ import torch
 
 import benchmarks.knn
 import benchmarks.networks
-from benchmarks import ROOT, ablation, busy, galleries, pipeline, sweep, training
+from benchmarks import ROOT, ablation, busy, galleries, gpu, pipeline, sweep, training
 from benchmarks.__main__ import BENCHMARKS, cases_of
 from benchmarks.graphs import identity_features, identity_graph, labelings
 from benchmarks.measure import Case, Options, Run, summarise
@@ -214,6 +214,28 @@ def test_busy_process_ends_with_its_block():
     with busy.busy_process() as process:
         assert process.poll() is None
     assert process.returncode is not None
+
+
+@pytest.mark.slow
+def test_steps_on_a_gpu_are_written_one_by_one(options, tmp_path, monkeypatch):
+    for module in (gpu, benchmarks.networks):
+        monkeypatch.setattr(module, "FEATURE_DIM", 16)
+        monkeypatch.setattr(module, "K", 8)
+    monkeypatch.setattr(gpu, "SIZES", dict.fromkeys(("cpu", "cuda"), gpu.Size(600, 40, 400, 16, 5)))
+
+    def tests(self):
+        raise RuntimeError("1 failed")
+
+    monkeypatch.setattr(gpu.Steps, "tests", tests)
+    with pytest.raises(SystemExit, match="failed: tests"):
+        gpu.main([f"--results={tmp_path}/kept"])
+    [file] = (tmp_path / "kept").glob("gpu-*.json")
+    results = json.loads(file.read_text())["results"]
+    assert list(results) == ["peak", "networks", "knn", "training", "labels"]
+    assert all(np.isfinite(value) for figures in results.values() for value in figures.values())
+    assert results["knn"]["recall"] > 0.999
+    assert results["training"]["pairs per second"] > 0
+    assert 0 < results["labels"]["BCubed F"] <= 1
 
 
 REGIMES = """

@@ -25,8 +25,9 @@ def choose_search(features: np.ndarray, k: int, num_queries: int) -> Search:
     import faiss
     import torch
 
-    faiss_gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
-    if torch.cuda.is_available() and not faiss_gpus:
+    forked = torch.utils.data.get_worker_info() is not None  # a data loader's process, which cannot use a GPU
+    faiss_gpus = 0 if forked else getattr(faiss, "get_num_gpus", lambda: 0)()
+    if torch.cuda.is_available() and not (faiss_gpus or forked):
         return torch_search(features, k, "cuda")
     exact = faiss_gpus or num_queries * len(features) <= EXACT_UP_TO**2
     return exact_search(features, k) if exact else approximate_search(features, k)

@@ -18,6 +18,8 @@ def make_trainer(accelerator: str, precision: str, **settings: Any) -> Trainer:
     if precision == "auto":
         precision = "bf16-mixed" if fastest_dtype(_device(accelerator)) == torch.bfloat16 else "32-true"
     settings.setdefault("enable_progress_bar", is_watched())
+    # Nothing here reads memory before it is written; filling it, which `deterministic` would do, costs a GPU a quarter.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of a module
     return Trainer(accelerator=accelerator, precision=precision, **settings)  # type: ignore[arg-type]
 
 

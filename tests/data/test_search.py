@@ -1,3 +1,4 @@
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 import lcde.data.search
 from lcde.data.gallery import KNNGraph
 from lcde.data.knn import build_knn, order_neighbours
-from lcde.data.search import approximate_search, exact_search, recall, torch_search
+from lcde.data.search import approximate_search, choose_search, exact_search, recall, torch_search
 
 
 @given(st.integers(0, 10_000))
@@ -69,6 +70,19 @@ def test_many_faces_are_searched_approximately(make_gallery, monkeypatch, capsys
     assert all(len(set(row)) == 10 and min(row) >= 0 for row in graph.indices.tolist())
     build_knn(features, 10, first_row=900)  # few faces are compared with all
     assert "recall" not in capsys.readouterr().out
+
+
+def test_the_process_of_a_data_loader_leaves_the_gpu_alone(make_gallery, monkeypatch):
+    features = make_gallery(5, num_faces=50, feature_dim=16).features
+    asked = []
+    monkeypatch.setattr(lcde.data.search, "torch_search", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "worker 0 of 1")
+    assert choose_search(features, 5, 50)(features)[0].shape == (50, 5)
+    assert not asked
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: None)
+    choose_search(features, 5, 50)
+    assert asked or faiss.get_num_gpus()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
