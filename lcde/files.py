@@ -11,7 +11,10 @@ from typing import BinaryIO
 from lcde.errors import InputError
 
 # What NumPy raises on damaged or foreign .npy and .npz files, and a lookup in what it read of them.
-UNREADABLE = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, RuntimeError),  # of zip archives with damaged flags
+)
 
 
 def require_file(path: Path, what: str) -> Path:

@@ -1,8 +1,9 @@
 """Scores of a model kept by content, so that other thresholds cost no second pass of its networks."""
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lcde.models.scoring import GraphScorer
 
 
 class CachedScores(Scores):
-    """The scores of a `GraphScorer`, kept in files.
+    """The scores of a `GraphScorer`, kept in files as they are computed: a job that was killed goes on from there.
 
     They are those of rank 0; the other ranks serve with a `GraphScorer`. A lock lets concurrent jobs wait for the one
     that computes; the system releases it when a job is killed.
@@ -34,7 +35,7 @@ class CachedScores(Scores):
     def __init__(self, make_scorer: Callable[[], GraphScorer], folder: Path, key: str) -> None:
         self.scorer = functools.cache(make_scorer)
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(folder / f"{key}.lock")
+        self.folder, self.key, self.lock = folder, key, FileLock(folder / f"{key}.lock")
         self.connectivity_file = folder / f"{key}.connectivity.npy"
         self.edges_file = folder / f"{key}.edges.npz"
 
@@ -44,9 +45,35 @@ class CachedScores(Scores):
             try:
                 stored = np.load(self.connectivity_file)
             except UNREADABLE:  # missing or damaged
-                stored = self.scorer().connectivity()
-                write_atomically(self.connectivity_file, lambda file: np.save(file, stored))
+                stored = self._score_faces()
+                write_atomically(self.connectivity_file, functools.partial(np.save, arr=stored))
+            temporary = self.folder.glob(f".{self.key}.*")  # of jobs killed while they wrote: no other has the lock
+            for left in (*self._chunk_files(), *temporary):
+                left.unlink(missing_ok=True)
         return stored[first_row:]
+
+    def _score_faces(self) -> np.ndarray:
+        """Connectivity (N, K) of all faces; a file keeps each chunk, and those of a killed job are read first."""
+        scorer = self.scorer()
+        connectivity = np.empty(scorer.indices.shape, dtype=np.float32)
+        missing = np.ones(len(connectivity), dtype=bool)
+        for file in self._chunk_files():
+            with contextlib.suppress(*UNREADABLE), np.load(file) as chunk:  # .npz files have checksums
+                rows = chunk["rows"]
+                connectivity[rows] = chunk["connectivity"]
+                missing[rows] = False
+        faces = np.flatnonzero(missing)
+        for positions, scores in scorer.chunks(faces[:, None], len(missing) - len(faces)):
+            rows = faces[positions]
+            connectivity[rows] = scores
+            missing[rows] = False
+            if missing.any():  # the last chunk is kept with the others at once
+                write = functools.partial(np.savez, rows=rows, connectivity=scores)
+                write_atomically(self.folder / f"{self.key}.rows-{rows[0]}.npz", write)
+        return connectivity
+
+    def _chunk_files(self) -> Iterator[Path]:
+        return self.folder.glob(f"{self.key}.rows-*.npz")
 
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """As `GraphScorer.edge_probability`; only edges that were never asked about go to the network."""
@@ -57,13 +84,15 @@ class CachedScores(Scores):
                     keys, probability = stored["keys"], stored["probability"]
             except UNREADABLE:
                 keys, probability = np.empty(0, np.int64), np.empty(0, np.float32)
-            new = ~np.isin(wanted, keys)
-            if new.any():
-                keys = np.append(keys, wanted[new])
-                probability = np.append(probability, self.scorer().edge_probability(edges[new]))
-                order = np.argsort(keys)
-                keys, probability = keys[order], probability[order]
-                write_atomically(self.edges_file, lambda file: np.savez(file, keys=keys, probability=probability))
+            # Each once: what a chunk has scored must not be missing from the batches after it.
+            new = np.sort(np.unique(wanted, return_index=True)[1])
+            new = new[~np.isin(wanted[new], keys)]
+            if len(new):
+                for positions, scores in self.scorer().chunks(edges[new], len(wanted) - len(new)):
+                    keys, probability = np.append(keys, wanted[new[positions]]), np.append(probability, scores)
+                    order = np.argsort(keys)
+                    keys, probability = keys[order], probability[order]
+                    write_atomically(self.edges_file, functools.partial(np.savez, keys=keys, probability=probability))
         return probability[np.searchsorted(keys, wanted)]
 
 

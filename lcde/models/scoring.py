@@ -3,7 +3,7 @@
 Shape letters: B batch, N faces, M edges, K neighbours with the face itself first, D feature dimension.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,10 @@ from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, gather, rank, world_size
 from lcde.methods.method import Scores
 from lcde.models.tokens import num_distinct
-from lcde.progress import track
+from lcde.progress import counter
 
 TOKENS_PER_BATCH = {"cpu": 5_120, "cuda": 655_360}  # what the caches of a CPU, the memory of a GPU, take best
+BATCHES_PER_CHUNK = 128  # of each process: half a minute on a CPU, seconds on a GPU
 EDGES_AT_A_TIME = 65_536  # whose neighbourhoods are compared
 
 
@@ -67,7 +68,11 @@ class GraphScorer(Scores):
 
     def connectivity(self, first_row: int = 0) -> np.ndarray:
         """Connectivity (N - first_row, K) float32 of the faces from ``first_row`` on, not symmetrised."""
-        return self._on_all_ranks("connectivity", np.arange(first_row, len(self.indices))[:, None])
+        faces = np.arange(first_row, len(self.indices))[:, None]
+        connectivity = np.empty((len(faces), self.indices.shape[1]), dtype=np.float32)
+        for positions, scores in self.chunks(faces):
+            connectivity[positions] = scores
+        return connectivity
 
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """Probability (M,) float32 that the two ends of each of ``edges`` (M, 2) are of one identity.
@@ -77,39 +82,75 @@ class GraphScorer(Scores):
         InputError
             Where the model scores no edges.
         """
-        if self.networks.edge_probability is None:
-            return super().edge_probability(edges)
-        order = np.argsort(self._num_distinct(edges), kind="stable")  # so that the sets of a batch are of like sizes
         probability = np.empty(len(edges), dtype=np.float32)
-        probability[order] = self._on_all_ranks("edge probabilities", edges[order])
+        for positions, scores in self.chunks(edges):
+            probability[positions] = scores
         return probability
+
+    def chunks(self, items: np.ndarray, done: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Score ``items`` some at a time, so that finished ones can be kept.
+
+        Chunks are whole batches, and the batches of those items that are left after any number of chunks are those that
+        would have come next: a pass that goes on later gives the same scores to the last bit.
+
+        Parameters
+        ----------
+        items : (M, 1) or (M, 2) int64
+            Faces, which get connectivity, or edges, which get probabilities.
+        done : int
+            How many others were scored before, for the progress bar.
+
+        Yields
+        ------
+        positions : (m,) int64
+            Which of ``items`` are scored.
+        scores : (m, K) or (m,) float32
+
+        Raises
+        ------
+        InputError
+            Where ``items`` are edges and the model scores none.
+        """
+        if items.shape[1] == 1:
+            what, order = "connectivity", np.arange(len(items))
+        else:
+            if self.networks.edge_probability is None:
+                super().edge_probability(items)
+            # So that the sets of a batch are of like sizes.
+            what, order = "edge probabilities", np.argsort(self._num_distinct(items), kind="stable")
+        size = BATCHES_PER_CHUNK * world_size() * self._batch_size(items)
+        with counter(what, done + len(items), done, self.show_progress) as advance:
+            for start in range(0, len(items), size):
+                positions = order[start : start + size]
+                broadcast(items[positions])
+                yield positions, np.concatenate(gather(self._score_share(items[positions], advance)))
 
     def serve(self) -> None:
         """Compute this rank's share of everything that rank 0 asks for, until it calls `dismiss`."""
-        while (order := broadcast(None)) is not None:
-            gather(self._score_share(*order))
+        while (items := broadcast(None)) is not None:
+            gather(self._score_share(items, lambda number: None))
 
-    def _on_all_ranks(self, what: str, items: np.ndarray) -> np.ndarray:
-        broadcast((what, items))
-        return np.concatenate(gather(self._score_share(what, items)))
+    def _batch_size(self, items: np.ndarray) -> int:
+        tokens = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"])
+        return max(1, tokens // (self.indices.shape[1] * items.shape[1]))
 
     @torch.inference_mode()
-    def _score_share(self, what: str, items: np.ndarray) -> np.ndarray:
+    def _score_share(self, items: np.ndarray, advance: Callable[[int], None]) -> np.ndarray:
         """Score this rank's run of the batches that one process would take, so that scores equal its to the last bit.
 
         ``items`` are faces (M, 1), which get connectivity (M, K), or edges (M, 2), which get probabilities (M,).
+        ``advance`` is told how many items all ranks together have scored since the last call, by about.
         """
-        k, of_faces = self.indices.shape[1], items.shape[1] == 1
-        tokens = TOKENS_PER_BATCH.get(self.device.type, TOKENS_PER_BATCH["cuda"])
-        size = max(1, tokens // (k * items.shape[1]))
+        of_faces, size = items.shape[1] == 1, self._batch_size(items)
         starts = np.arange(0, len(items), size)
         mine = np.array_split(starts, world_size())[rank()]
         share = items[mine[0] : mine[-1] + size] if len(mine) else items[:0]
         # One array made before: small ones that outlive their batch would keep its memory from being used again.
-        scores = np.empty((len(share), k) if of_faces else len(share), dtype=np.float32)
-        for start in track(range(0, len(share), size), what, self.show_progress):
+        scores = np.empty((len(share), self.indices.shape[1]) if of_faces else len(share), dtype=np.float32)
+        for start in range(0, len(share), size):
             batch = slice(start, start + size)
             scores[batch] = self._score(self._neighbours(share[batch]).long(), of_faces).cpu().numpy()
+            advance(len(scores[batch]) * world_size())
         return scores
 
     def _score(self, neighbours: Tensor, of_faces: bool) -> Tensor:

@@ -29,10 +29,13 @@ class EdgePairs(NamedTuple):
         Face numbers.
     same_identity : (B,) int64
         1 where both ends are of one identity.
+    number : int
+        Of the batch, within its epoch.
     """
 
     pairs: Tensor
     same_identity: Tensor
+    number: int
 
 
 class EdgePairDataModule(LightningDataModule):
@@ -109,7 +112,9 @@ class EdgePairDataModule(LightningDataModule):
         same_as_end = labels[neighbours][:, None] == labels[batch.pairs][..., None, None]  # (B, 2, 2, K)
         faces = features[neighbours]
         if training and self.rotate:
-            faces = faces @ _random_rotation(faces.shape[-1]).to(faces)
+            # Of epoch and batch alone, so that a resumed run draws what the first one would.
+            rng = np.random.default_rng([self.seed, self.trainer.current_epoch, batch.number])
+            faces = faces @ _random_rotation(faces.shape[-1], rng).to(faces)
         return Neighbourhoods(faces, same_as_end.long(), batch.same_identity)
 
     def _draw_pairs(self) -> np.ndarray:
@@ -127,7 +132,10 @@ class EdgePairDataModule(LightningDataModule):
         first, second = torch.from_numpy(gallery.labels_true)[share].T
         same_identity, size = (first == second).long(), self.batch_size
         starts = range(0, len(share), size)
-        batches = [EdgePairs(share[start : start + size], same_identity[start : start + size]) for start in starts]
+        batches = [
+            EdgePairs(share[start : start + size], same_identity[start : start + size], number)
+            for number, start in enumerate(starts)
+        ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a sequence does
 
     def _tensors(self, gallery: Gallery, device: torch.device) -> list[Tensor]:
@@ -138,7 +146,7 @@ class EdgePairDataModule(LightningDataModule):
         return self._on_device[id(gallery)]
 
 
-def _random_rotation(width: int) -> Tensor:
+def _random_rotation(width: int, rng: np.random.Generator) -> Tensor:
     """A uniformly distributed orthogonal matrix (width, width), by QR of a Gaussian one (Mezzadri 2007)."""
-    rotation, triangle = torch.linalg.qr(torch.randn(width, width))
+    rotation, triangle = torch.linalg.qr(torch.from_numpy(rng.standard_normal((width, width))))
     return rotation * triangle.diagonal().sign()

@@ -1,5 +1,6 @@
 """Several processes do what one does, a killed run continues, and sweeps run, as a user starts them."""
 
+import contextlib
 import csv
 import json
 import os
@@ -13,8 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from lcde.__main__ import main
+from lcde.models import scoring
+from lcde.models.scoring import GraphScorer
+
 ROOT = Path(__file__).parents[2]
 LOSSES = ("train/edge_loss_step", "train/connectivity_loss_step", "train/token_loss_step")
+SMALL_BATCH = 160  # tokens: 20 faces, 10 edges
+FILES = {"rows": "rows-*", "keys": "edges"}  # of a score cache, by the name of the array that says what is scored
 pytestmark = pytest.mark.slow
 
 
@@ -142,6 +149,68 @@ def test_a_killed_run_ends_as_the_undisturbed_one(small, start, succeed, tmp_pat
     differences = {name: (weights[0][name] - value).abs().max().item() for name, value in weights[1].items()}
     assert not any(differences.values()), differences
     assert (killed / "csv" / "metrics.csv").read_bytes() == log  # each attempt logs into a folder of its own
+
+
+def evaluate_slowly(log, arguments):
+    """``lcde eval`` in chunks of one batch, with time to kill it between them."""
+    score_share = GraphScorer._score_share
+
+    def slow(self, items, advance):
+        time.sleep(0.1)
+        return score_share(self, items, advance)
+
+    GraphScorer._score_share, scoring.BATCHES_PER_CHUNK = slow, 1
+    scoring.TOKENS_PER_BATCH["cpu"] = SMALL_BATCH
+    sys.argv = ["lcde", "eval", *arguments]
+    with open(log, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        main()
+
+
+def num_kept(cache):
+    """How many faces and edges the files of ``cache`` hold scores of."""
+    chunks = [np.load(file)[name] for name in ("rows", "keys") for file in cache.glob(f"*.{FILES[name]}.npz")]
+    return sum(map(len, [*chunks, *map(np.load, cache.glob("*.connectivity.npy"))]))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("name", FILES)
+def test_a_killed_evaluation_goes_on_from_its_last_chunk(name, one, tiny_data, processes, lcde, monkeypatch, tmp_path):
+    """The kill comes while it scores the faces of the first part, or its edges."""
+    num_scored, score_share = [], GraphScorer._score_share
+
+    def counting(self, items, advance):
+        num_scored.append(len(items))
+        return score_share(self, items, advance)
+
+    monkeypatch.setattr(GraphScorer, "_score_share", counting)
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", SMALL_BATCH)
+    settings = [*tiny_data, "trainer=cpu", f"checkpoint={one}/checkpoints/best.ckpt", "~baselines", "report=false"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    lcde("eval", *settings, f"hydra.run.dir={whole}", f"score_cache={whole / 'cache'}")
+    total = sum(num_scored)
+
+    settings += [f"hydra.run.dir={killed}", f"score_cache={killed / 'cache'}"]
+    log = tmp_path / "log.txt"
+    process = processes.Process(target=evaluate_slowly, args=(log, settings))
+    process.start()
+    while not list((killed / "cache").glob(f"*.{FILES[name]}.npz")):
+        assert process.is_alive(), log.read_text()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((killed / "cache").glob("*.connectivity.npy"))) == (name == "keys")
+    kept = num_kept(killed / "cache")
+    num_scored.clear()
+    lcde("eval", *settings)
+    assert sum(num_scored) == total - kept
+
+    contents = [
+        {file.relative_to(folder): file.read_bytes() for file in (*folder.glob("labels/*"), *folder.glob("cache/*"))}
+        for folder in (whole, killed)
+    ]
+    assert len(contents[0]) == 3 * 4  # of each part labels, connectivity, edges and a lock
+    assert contents[0] == contents[1]
 
 
 class Deadly:

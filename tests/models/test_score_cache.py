@@ -1,10 +1,13 @@
 """Scores kept by content: computed once, right after changes, kills and among several jobs."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from lcde.models import scoring
 from lcde.models.base import PairModel, PairNetworks
 from lcde.models.score_cache import CachedScores, fingerprint
 from lcde.models.scoring import GraphScorer
@@ -35,17 +38,24 @@ class OtherToy(Toy):
 
 
 class Counting(GraphScorer):
-    """Counts what is asked of the networks."""
+    """Counts what is asked of the networks, and is killed in the chunk after ``most`` of it."""
 
-    asked = 0
+    asked, most = 0, np.inf
 
-    def _score_share(self, what, items):
+    def _score_share(self, items, advance):
+        if self.asked + len(items) > self.most:
+            raise KeyboardInterrupt
         self.asked += len(items)
-        return super()._score_share(what, items)
+        return super()._score_share(items, advance)
 
 
 def counting(gallery):
     return Counting(Toy().networks(torch.float32), gallery, torch.device("cpu"))
+
+
+def small_chunks(batches=2):
+    """Batches of 5 faces or of 2 edges, in chunks of ``batches``."""
+    scoring.TOKENS_PER_BATCH["cpu"], scoring.BATCHES_PER_CHUNK = 30, batches
 
 
 @pytest.fixture
@@ -94,8 +104,99 @@ def test_damaged_files_are_made_anew(scorer, tmp_path):
     np.testing.assert_array_equal(again.edge_probability(EDGES), expected[1])
 
 
+@pytest.fixture
+def chunked(monkeypatch):
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", None)  # both are restored after the test
+    monkeypatch.setattr(scoring, "BATCHES_PER_CHUNK", None)
+    small_chunks()
+
+
+@pytest.fixture
+def jobs(chunked, make_gallery, tmp_path):
+    """Make the `Counting` scorer of one job and its `CachedScores`; scores depend on what else is in the batch."""
+
+    def batch_mean(features, *_):
+        return features.mean(dim=(1, 2) if features.shape[1] == 12 else 2) + features.mean()
+
+    def job(most=np.inf, folder="killed"):
+        scorer = Counting(PairNetworks(batch_mean, batch_mean), make_gallery(0, 43), torch.device("cpu"))
+        scorer.most = most
+        return scorer, CachedScores(lambda: scorer, tmp_path / folder, "key")
+
+    return job
+
+
+def test_killed_jobs_lose_one_chunk_and_no_bit(jobs, tmp_path):
+    edges = np.random.default_rng(0).integers(43, size=(23, 2))
+    edges = np.concatenate([edges, edges[::5]])  # some are asked about twice
+    _, whole = jobs(folder="whole")
+    expected = whole.connectivity(), whole.edge_probability(edges)
+    np.testing.assert_array_equal(expected[0], jobs()[0].connectivity())
+
+    killed, cached = jobs(most=35)
+    with pytest.raises(KeyboardInterrupt):
+        cached.connectivity()
+    assert killed.asked == 30
+    chunk = tmp_path / "killed" / "key.rows-10.npz"
+    chunk.write_bytes(chunk.read_bytes()[:-20])  # truncated
+    chunk = tmp_path / "killed" / "key.rows-20.npz"
+    content = bytearray(chunk.read_bytes())
+    content[-300] ^= 1  # damaged
+    chunk.write_bytes(content)
+    (tmp_path / "killed" / ".key.rows-30.npz.abc").touch()  # written when the job was killed
+    small_chunks(batches=3)  # as a job of other processes would have
+    killed, cached = jobs(most=20)
+    with pytest.raises(KeyboardInterrupt):
+        cached.connectivity()
+    assert killed.asked == 15
+    last, cached = jobs()
+    np.testing.assert_array_equal(cached.connectivity(), expected[0])
+    assert last.asked == 43 - 10 - 15
+
+    small_chunks()
+    killed, cached = jobs(most=10)
+    with pytest.raises(KeyboardInterrupt):
+        cached.edge_probability(edges)
+    assert killed.asked == 8
+    last, cached = jobs()
+    np.testing.assert_array_equal(cached.edge_probability(edges), expected[1])
+    assert last.asked == 23 - 8
+    files = {file.name for file in (tmp_path / "killed").iterdir()}
+    assert files == {"key.connectivity.npy", "key.edges.npz", "key.lock"}
+
+
+def test_chunks_left_by_a_job_killed_after_the_last_one_are_removed(jobs, tmp_path):
+    _, cached = jobs()
+    expected = cached.connectivity()
+    left = tmp_path / "killed" / "key.rows-0.npz"
+    left.touch()
+    np.testing.assert_array_equal(jobs()[1].connectivity(), expected)
+    assert not left.exists()
+
+
+def test_the_progress_bar_begins_with_what_was_there(jobs, monkeypatch):
+    bars = []
+
+    @contextmanager
+    def counter(what, total, done, shown):
+        advanced = []
+        yield advanced.append
+        bars.append((what, total, done, sum(advanced)))
+
+    monkeypatch.setattr(scoring, "counter", counter)
+    with pytest.raises(KeyboardInterrupt):
+        jobs(most=20)[1].connectivity()
+    _, cached = jobs()
+    cached.connectivity()
+    cached.edge_probability(EDGES[:3])
+    cached.edge_probability(EDGES)
+    probabilities = "edge probabilities"
+    assert bars == [("connectivity", 43, 20, 23), (probabilities, 3, 0, 3), (probabilities, 4, 3, 1)]
+
+
 def score(gallery, folder, edges):
     torch.set_num_threads(1)
+    small_chunks()
     scorer = counting(gallery)
     cached = CachedScores(lambda: scorer, folder, "key")
     return cached.connectivity().sum(), cached.edge_probability(edges), scorer.asked

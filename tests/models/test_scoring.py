@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rich
 import torch
 from torch import distributed
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -59,6 +60,25 @@ def test_scores_do_not_depend_on_batch_size(scorer, monkeypatch, tokens):
     np.testing.assert_allclose(scorer.edge_probability(EDGES), probability, atol=1e-5)
 
 
+def test_scores_do_not_depend_on_chunks(scorer, monkeypatch):
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", 2 * K)
+    connectivity, probability = scorer.connectivity(), scorer.edge_probability(EDGES)
+    monkeypatch.setattr(scoring, "BATCHES_PER_CHUNK", 1)
+    assert np.array_equal(scorer.connectivity(), connectivity)
+    assert np.array_equal(scorer.edge_probability(EDGES), probability)
+
+
+def test_a_bar_shows_progress_and_the_time_left(model, gallery, monkeypatch, capsys):
+    monkeypatch.setattr(rich, "_console", None)  # that of an earlier test was made for a log file
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # with which rich takes any output for a terminal
+        monkeypatch.setenv(name, "1")
+    for shown in (True, False):
+        model.bind(gallery, "float32", shown, None).connectivity()
+        output = capsys.readouterr().out
+        assert [part in output for part in ("connectivity", "0%", ":--")] == 3 * [shown], output
+
+
 def test_no_edges_have_no_probabilities(scorer):
     probability = scorer.edge_probability(np.empty((0, 2), dtype=np.int64))
     assert (probability.shape, probability.dtype) == ((0,), np.float32)
@@ -88,7 +108,7 @@ def test_no_output_outlives_its_batch(gallery, monkeypatch):
 
 def score_on(rank, gallery, folder):
     torch.set_num_threads(1)
-    scoring.TOKENS_PER_BATCH["cpu"] = 2 * K
+    scoring.TOKENS_PER_BATCH["cpu"], scoring.BATCHES_PER_CHUNK = 2 * K, 2
     distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     scorer = make_model().bind(gallery, "float32", False, folder / "scores")
     if rank:
