@@ -42,6 +42,7 @@ UNSUPERVISED = {
     "without whitening": ["clustering.whitening=false"],
     "without merging": ["clustering.merging=false"],
     "without edges below the strict threshold": ["clustering.false_edges=0"],
+    "without average linkage": ["clustering.impostor_merges=0"],
     "without whitening and merging": ["clustering.whitening=false", "clustering.merging=false"],
 }
 HDBSCAN_SIZES = (2, 5)  # min_cluster_size

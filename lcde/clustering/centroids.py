@@ -1,4 +1,6 @@
-"""Merging of clusters whose centroids are more similar than impostors are: centroids vary less than faces."""
+"""Merging of clusters that are more similar than impostors are: means vary less than faces."""
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -35,27 +37,55 @@ def merge_centroids(
     (N,) int64
         Numbered from 0.
     """
+    return _merged(labels, features, graph, lambda _: threshold, compared, num_known, average=False)
+
+
+def merge_by_average(
+    labels: np.ndarray,
+    features: np.ndarray,
+    graph: KNNGraph,
+    threshold: Callable[[int], float],
+    compared: float,
+    num_known: int = 0,
+) -> np.ndarray:
+    """As `merge_centroids` by average linkage: the mean similarity of a face of one cluster and a face of the other.
+
+    ``threshold`` gives it for the number of clusters that are left.
+    """
+    return _merged(labels, features, graph, threshold, compared, num_known, average=True)
+
+
+def _merged(
+    labels: np.ndarray,
+    features: np.ndarray,
+    graph: KNNGraph,
+    threshold: Callable[[int], float],
+    compared: float,
+    num_known: int,
+    average: bool,
+) -> np.ndarray:
     first_new, num_clusters = int(labels[:num_known].max(initial=-1)) + 1, int(labels.max()) + 1
     sums = cluster_sums(features, labels + 1)[1:]
-    length = np.linalg.norm(sums, axis=1)
+    # What a product of sums is divided by: faces for the mean similarity, lengths for that of the centroids.
+    weight = np.bincount(labels + 1, minlength=num_clusters + 1)[1:] if average else np.linalg.norm(sums, axis=1)
     merged, into = np.arange(num_clusters), np.arange(num_clusters)
     pairs, _ = _mergeable(labels[edges_between_clusters(labels, graph, compared, num_known)], first_new)
-    similarity, stale = np.empty(len(pairs), dtype=np.float32), np.arange(len(pairs))
+    similarity, stale, left = np.empty(len(pairs), dtype=np.float32), np.arange(len(pairs)), num_clusters
     while len(pairs):
         for rows in (stale[block] for block in row_blocks(len(stale))):
             first, second = pairs[rows].T
             product = np.einsum("md,md->m", sums[first], sums[second])
-            similarity[rows] = product / np.maximum(length[first] * length[second], np.finfo(np.float32).tiny)
-        close = np.flatnonzero(similarity > threshold)
+            similarity[rows] = product / np.maximum(weight[first] * weight[second], np.finfo(np.float32).tiny)
+        close = np.flatnonzero(similarity > threshold(left))
         if not len(close):
             break
         close = pairs[close[np.argsort(similarity[close], kind="stable")]]
         best, place = np.empty(num_clusters, dtype=np.int64), np.arange(len(close))
         best[close] = place[:, None]  # in ascending order, so that the best partner of each is written last
         grown, gone = close[(best[close] == place[:, None]).all(axis=1)].T
-        into[gone] = grown
+        into[gone], left = grown, left - len(gone)
         sums[grown] += sums[gone]
-        length[grown] = np.linalg.norm(sums[grown], axis=1)
+        weight[grown] = weight[grown] + weight[gone] if average else np.linalg.norm(sums[grown], axis=1)
         merged = into[merged]
         pairs, kept = _mergeable(into[pairs], first_new)
         similarity, stale = similarity[kept], np.flatnonzero(np.isin(pairs, grown).any(axis=1))

@@ -13,6 +13,7 @@ ROUNDS = 20  # of the estimate of that share
 NEAREST = 3  # neighbours whose mean similarity is the limit
 HIGHEST = 0.999  # no threshold exceeds it: faces more similar than this are copies of one photograph
 SMALLEST = 1e-3  # least spread by the upper quantiles
+FEWEST = 20  # clusters whose pairs tell how similar impostors are
 DENSE_SHARE = 0.25  # share of faces whose nearest neighbour lies between both tails, from which the normal tail fails
 
 
@@ -71,6 +72,15 @@ class Impostors:
         """
         upper = replace(self, mean=self.upper_mean, spread=self.upper_spread)
         return max(self.similarity(per_face), upper.similarity(per_face))
+
+    def between_clusters(self, num_clusters: int, wrong: float) -> float:
+        """Mean similarity that ``wrong`` of all pairs of clusters, of different identities each, are expected to reach.
+
+        Infinity for fewer than `FEWEST` clusters, whose pairs do not tell how similar impostors are.
+        """
+        if num_clusters < FEWEST or not wrong:
+            return np.inf
+        return self.similarity(wrong * self.num_faces / (num_clusters * (num_clusters - 1) / 2))
 
     def similarity(self, per_face: float) -> float:
         """Similarity that ``per_face`` of a face's N impostors are expected to reach.

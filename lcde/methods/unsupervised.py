@@ -1,12 +1,13 @@
 """Clustering without a trained model: communities and centroids, with thresholds from the distribution of impostors."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
 
 from lcde.clustering.assignment import assign_faces
-from lcde.clustering.centroids import COMPARED, merge_centroids
+from lcde.clustering.centroids import COMPARED, merge_by_average, merge_centroids
 from lcde.clustering.communities import communities
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import distinct_pairs, edges_above
@@ -38,6 +39,9 @@ class UnsupervisedRule(Rule):
     false_edges : float
         In the second pass an edge counts at lower similarities, too, as long as this share of most faces' edges is
         expected to be of impostors: where there are many photographs of each person, a few wrong edges join nothing.
+    impostor_merges : float
+        In the second pass clusters merge by average linkage, too, above the similarity that so many of all pairs of
+        clusters are expected to reach: with fewer clusters left, lower similarities suffice.
     num_trials : int
         Runs of the community detection, of which the one of the shortest codelength counts.
     seed : int
@@ -48,6 +52,7 @@ class UnsupervisedRule(Rule):
 
     impostors_per_face: Annotated[float, Within(0)] = 0.0003
     false_edges: Annotated[float, Within(0)] = 0.1
+    impostor_merges: Annotated[float, Within(0)] = 0.1
     num_trials: Annotated[int, Within(1)] = 10
     seed: Annotated[int, Within(0)] = 0
     centring: bool = True
@@ -115,7 +120,12 @@ class UnsupervisedRule(Rule):
             counted, threshold = (graph, strict) if first else self._more_edges(graph, strict, impostors)
             labels = self._join(counted, threshold, known_labels)
             if self.merging:
-                labels = merge_centroids(labels, features, graph, strict, impostors.similarity(COMPARED), num_known)
+                compared = impostors.similarity(COMPARED)
+                alike = strict if first else max(impostors.with_look_alikes(self.impostors_per_face), TINY)
+                labels = merge_centroids(labels, features, graph, alike, compared, num_known)
+                if not first:
+                    most = partial(impostors.between_clusters, wrong=self.impostor_merges)
+                    labels = merge_by_average(labels, features, graph, most, compared, num_known)
         return labels, counted, threshold
 
     def _more_edges(self, graph: KNNGraph, strict: float, impostors: Impostors) -> tuple[KNNGraph, float]:

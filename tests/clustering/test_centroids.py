@@ -1,8 +1,9 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.hierarchy import fcluster, linkage
 
-from lcde.clustering.centroids import edges_between_clusters, merge_centroids
+from lcde.clustering.centroids import edges_between_clusters, merge_by_average, merge_centroids
 from lcde.data.formats import normalise
 from lcde.data.gallery import KNNGraph
 from lcde.data.knn import build_knn
@@ -16,12 +17,12 @@ def faces(labels, noise, dim=64, seed=0):
     return normalise((people[labels] + noise * rng.standard_normal((len(labels), dim))).astype(np.float32), "faces")
 
 
-def merge(labels, features, threshold, edge_similarity=-1.0, num_known=0):
+def merge(labels, features, threshold, edge_similarity=-1.0, num_known=0, merge=merge_centroids):
     """With all other faces as neighbours, in an order that does not matter."""
     num_faces = len(features)
     indices = (np.arange(num_faces)[:, None] + np.arange(num_faces)) % num_faces
     similarities = np.take_along_axis(features @ features.T, indices, axis=1)
-    return merge_centroids(labels, features, KNNGraph(indices, similarities), threshold, edge_similarity, num_known)
+    return merge(labels, features, KNNGraph(indices, similarities), threshold, edge_similarity, num_known)
 
 
 def same_clusters(labels, expected):
@@ -116,3 +117,39 @@ def test_merging_is_that_of_all_centroids_compared_in_turn(seed, num_faces, nois
         for first, second in partners:
             expected[expected == clusters[second]] = clusters[first]
     assert same_clusters(merge(labels, features, threshold), expected)
+
+
+@given(st.integers(0, 2**31), st.floats(-0.2, 0.9))
+def test_merging_by_average_is_hierarchical_clustering_by_average_linkage(seed, threshold):
+    rng = np.random.default_rng(seed)
+    features = faces(rng.integers(6, size=40), noise=rng.uniform(0.3, 2), dim=8, seed=seed)
+    distances = 1 - features @ features.T
+    tree = linkage(distances[np.triu_indices(40, 1)], "average")
+    expected = fcluster(tree, 1 - threshold, "distance")
+    if np.abs(tree[:, 2] - (1 - threshold)).min() > 1e-4:  # no merge is a matter of rounding
+        assert same_clusters(merge(np.arange(40), features, lambda _: threshold, merge=merge_by_average), expected)
+
+
+def test_the_threshold_of_a_merge_by_average_follows_the_number_of_clusters_left():
+    features = faces(np.arange(12) // 3, noise=0.3, dim=64)
+    asked = []
+
+    def threshold(left):
+        asked.append(left)
+        return 0.5
+
+    merged = merge(np.arange(12), features, threshold, merge=merge_by_average)
+    assert same_clusters(merged, np.arange(12) // 3)
+    assert asked[0] == 12
+    assert asked == sorted(asked, reverse=True)
+    assert asked[-1] == 4
+    never = merge(np.arange(12), features, lambda left: 0.5 if left > 12 else np.inf, merge=merge_by_average)
+    assert same_clusters(never, np.arange(12))
+
+
+def test_merging_by_average_keeps_known_clusters_and_noise():
+    features = faces(np.zeros(8, dtype=np.int64), noise=0.2)
+    labels = np.array([1, 1, 0, -1, 2, 2, 3, 3])
+    merged = merge(labels, features, lambda _: 0.6, num_known=4, merge=merge_by_average)
+    assert merged[:4].tolist() == [1, 1, 0, -1]
+    assert set(merged[4:].tolist()) <= {0, 1}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lcde.clustering.edges import official_similarity_threshold
-from lcde.clustering.impostors import HIGHEST, Impostors, fit_low_quantiles
+from lcde.clustering.impostors import FEWEST, HIGHEST, Impostors, fit_low_quantiles
 from lcde.data.formats import normalise
 from lcde.data.knn import build_knn
 
@@ -33,6 +33,24 @@ def test_as_many_impostors_as_expected_reach_a_similarity():
         reached = (similarities >= impostors.similarity(per_face)).sum() / 2000
         assert 0.7 * per_face < reached < 1.3 * per_face
     assert impostors.similarity(1000) == impostors.similarity(2000) == impostors.mean
+
+
+def test_as_many_pairs_of_clusters_as_expected_reach_a_similarity():
+    reached = 0
+    for seed in range(40):
+        features = np.random.default_rng(seed).standard_normal((40, 128)).astype(np.float32)
+        features = normalise(features, "gallery")
+        pairs = (features @ features.T)[np.triu_indices(40, 1)]
+        reached += (pairs >= estimate(features).between_clusters(40, 2)).sum()
+    assert 1.2 < reached / 40 < 3
+
+
+def test_few_clusters_do_not_tell_how_similar_impostors_are():
+    impostors = estimate(gallery([1] * 50, 64, noise=0)[0])
+    assert impostors.between_clusters(FEWEST - 1, 1) == impostors.between_clusters(50, 0) == np.inf
+    similarities = [impostors.between_clusters(count, 0.1) for count in (FEWEST, 50, 2_000)]
+    assert similarities == sorted(similarities)
+    assert similarities[-1] < 1
 
 
 def test_a_sample_of_a_large_gallery_is_enough():

@@ -256,6 +256,9 @@ def test_new_clusters_merge_by_their_centroids_and_never_with_noise(compared, ex
         def similarity(self, per_face):
             return 0.99 if per_face == 0.1 else compared
 
+        def between_clusters(self, num_clusters, wrong):
+            return 2.0
+
         with_look_alikes = similarity
 
     monkeypatch.setattr(lcde.methods.unsupervised, "Impostors", Fixed)

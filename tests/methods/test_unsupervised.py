@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lcde.clustering.centroids import merge_centroids
+from benchmarks.ablation import load_module
+from lcde.clustering.centroids import merge_by_average, merge_centroids
 from lcde.clustering.communities import communities
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.impostors import Impostors
@@ -101,7 +102,7 @@ def test_the_second_pass_follows_from_the_first_clusters(make_gallery):
     """The rule, step by step."""
     gallery, labels = make_gallery(0, num_faces=200), np.arange(200)
     given, indices, similarities = gallery.features, gallery.graph.indices, gallery.graph.similarities
-    for _ in range(2):
+    for number in range(2):
         offset = common_offset(given, labels, Impostors.of(given, labels, similarities).mean)
         features = transform(given, offset, within_cluster_whitening(given, labels))
         graph = KNNGraph(indices, edge_similarities(features, indices))
@@ -110,7 +111,13 @@ def test_the_second_pass_follows_from_the_first_clusters(make_gallery):
         rows, columns = np.nonzero(graph.similarities[:, 1:] >= threshold)
         edges = np.stack([rows, indices[rows, columns + 1]], axis=1)
         labels = communities(edges, graph.similarities[rows, columns + 1], 200, 2, seed=0)
-        labels = merge_centroids(labels, features, graph, threshold, impostors.similarity(10))
+        alike = impostors.with_look_alikes(0.0003) if number else threshold
+        labels = merge_centroids(labels, features, graph, alike, impostors.similarity(10))
+
+    def mean_similarity(left):
+        return impostors.between_clusters(left, 0.1)
+
+    labels = merge_by_average(labels, features, graph, mean_similarity, impostors.similarity(10))
     found = UnsupervisedRule(num_trials=2)(gallery)
     assert found.details.similarity_threshold == threshold
     assert np.array_equal(found.labels, labels)
@@ -121,6 +128,14 @@ def weak():
     """Faces that differ from their own identity about as much as from others: 12 people, 20 photographs each."""
     labels = np.repeat(np.arange(12), 20)
     return gallery_of(faces(np.random.default_rng(0), labels, 128, noise=1.5), 80, labels)
+
+
+def test_about_as_many_different_people_merge_as_are_expected():
+    wrong = 0
+    for seed in range(40):
+        found = UnsupervisedRule()(gallery_of(np.random.default_rng(seed).standard_normal((30, 64)), 30)).labels
+        wrong += 29 - found.max()
+    assert wrong <= 10
 
 
 def f_score(gallery, rule):
@@ -211,6 +226,15 @@ def test_one_seed_gives_one_result(varied):
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(InputError, match=message):
         UnsupervisedRule(**settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "gain"), [("facenet512/frames", 0.05), ("dlib128/few-each", 0.03)])
+def test_average_linkage_merges_fragments_of_real_people(name, gain, shared):
+    galleries = load_module(shared / "galleries" / "regimes.py").galleries()
+    features, labels = next((features, labels) for found, features, labels in galleries if found == name)
+    gallery = gallery_of(features, 80, labels)
+    assert f_score(gallery, UnsupervisedRule()) > f_score(gallery, UnsupervisedRule(impostor_merges=0)) + gain
 
 
 @pytest.mark.slow
