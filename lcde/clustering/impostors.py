@@ -13,7 +13,7 @@ ROUNDS = 20  # of the estimate of that share
 NEAREST = 3  # neighbours whose mean similarity is the limit
 HIGHEST = 0.999  # no threshold exceeds it: faces more similar than this are copies of one photograph
 SMALLEST = 1e-3  # least spread by the upper quantiles
-FEWEST = 20  # clusters whose pairs tell how similar impostors are
+FEWEST = 12  # clusters whose pairs tell how similar impostors are
 DENSE_SHARE = 0.25  # share of faces whose nearest neighbour lies between both tails, from which the normal tail fails
 
 

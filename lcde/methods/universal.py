@@ -32,7 +32,7 @@ class UniversalRule(UnsupervisedRule):
         Added to the log-odds of the model: above 0, clusters become fewer and less pure.
     """
 
-    false_merges: Annotated[float, Within(0)] = 0.05
+    false_merges: Annotated[float, Within(0)] = 0.02
     merge_more: Annotated[float, Within(-20, 20)] = 0.0
 
     needs_scores = True  # new faces are assigned as by `UnsupervisedRule`, without the model
