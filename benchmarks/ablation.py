@@ -49,7 +49,8 @@ HDBSCAN_SIZES = (2, 5)  # min_cluster_size
 TRAINED = {
     "lcde": ["clustering=lcde"],
     "without splitting": ["clustering=lcde", "clustering.refinements.split=null"],
-    "without merging centroids": ["clustering=lcde", "clustering.refinements.merge=null"],
+    "without merging": ["clustering=lcde", "clustering.refinements.merge=null"],
+    "without merging by average linkage": ["clustering=lcde", "clustering.refinements.merge.impostor_merges=0"],
     "min_connectivity=0": ["clustering=lcde", "clustering.min_connectivity=0"],
     "ask_strong=true": ["clustering=lcde", "clustering.ask_strong=true"],
     "precision=float32": ["clustering=lcde", "clustering.precision=float32"],

@@ -1,14 +1,31 @@
 """Merging of clusters that are more similar than impostors are: means vary less than faces."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from lcde.clustering.edges import distinct_pairs, edge_blocks
+from lcde.clustering.impostors import Impostors
 from lcde.clustering.whitening import cluster_sums
 from lcde.data.gallery import KNNGraph, row_blocks
 
 COMPARED = 10  # impostors per face that reach the similarity from which a kNN edge makes two clusters be compared
+
+
+def merge_similar(
+    labels: np.ndarray,
+    features: np.ndarray,
+    graph: KNNGraph,
+    impostors: Impostors,
+    threshold: float,
+    wrong: float,
+    num_known: int = 0,
+) -> np.ndarray:
+    """`merge_centroids` above ``threshold``, then `merge_by_average` with ``wrong`` merges expected in all."""
+    compared, average = impostors.similarity(COMPARED), partial(impostors.between_clusters, wrong=wrong)
+    labels = merge_centroids(labels, features, graph, threshold, compared, num_known)
+    return merge_by_average(labels, features, graph, average, compared, num_known)
 
 
 def merge_centroids(

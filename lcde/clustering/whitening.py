@@ -3,10 +3,31 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from lcde.data.gallery import row_blocks
+from lcde.clustering.impostors import Impostors
+from lcde.data.gallery import Gallery, row_blocks
 
 SHARE = 0.2  # of the within-cluster covariance; the rest is the unit matrix, for clusters hold similar faces only
 TINY = np.finfo(np.float32).tiny
+
+
+def transformed(gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True) -> np.ndarray:
+    """Unit features (N, D) without `common_offset` and after `within_cluster_whitening`.
+
+    Parameters
+    ----------
+    gallery : Gallery
+    labels : (N,) int64
+        Clusters from 0, -1 for noise.
+    centring, whitening : bool
+        Whether to do so.
+    """
+    given, dim = gallery.features, gallery.features.shape[1]
+    offset, matrix = np.zeros(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)
+    if centring:
+        offset = common_offset(given, labels, Impostors.of(given, labels, gallery.graph.similarities).mean)
+    if whitening:
+        matrix = within_cluster_whitening(given, labels)
+    return transform(given, offset, matrix)
 
 
 def common_offset(features: np.ndarray, labels: np.ndarray, impostor_mean: float) -> np.ndarray:

@@ -8,14 +8,16 @@ from typing import Annotated, Literal
 import numpy as np
 
 from lcde.clustering.assignment import assign_faces
-from lcde.clustering.centroids import COMPARED, merge_centroids
+from lcde.clustering.centroids import merge_similar
 from lcde.clustering.components import connected_labels
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import official_similarity_threshold, select_edges, values_of_edges
 from lcde.clustering.impostors import Impostors
 from lcde.clustering.joining import join_clusters
 from lcde.clustering.splitting import WeightedGraph, split_weak_clusters
-from lcde.data.gallery import Gallery
+from lcde.clustering.whitening import transformed
+from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.knn import edge_similarities
 from lcde.errors import InputError
 from lcde.methods.method import Clustering, Details, Rule, Scores, timed
 from lcde.methods.settings import Within, check_settings
@@ -82,21 +84,28 @@ class SplitWeakClusters(Refinement):
 
 @dataclass
 class MergeCentroids(Refinement):
-    """Merge clusters whose centroids are more similar than impostors are (`lcde.clustering.centroids`).
+    """Merge clusters that are more similar than impostors are, by features that these clusters whiten.
 
     Attributes
     ----------
     impostors_per_centroid : float
-        Clusters merge above the similarity that so many impostors of a face are expected to reach.
+        Clusters merge if their centroids are above the similarity that so many impostors of a face are expected to
+        reach.
+    impostor_merges : float
+        Clusters merge by average linkage above the similarity that so many of all pairs of clusters are expected to
+        reach.
     """
 
     impostors_per_centroid: Annotated[float, Within(0)] = 0.0003
+    impostor_merges: Annotated[float, Within(0)] = 0.1
 
     def __call__(self, state: State) -> np.ndarray:
-        features, graph = state.gallery.features, state.gallery.graph
-        impostors = Impostors.of(features, state.labels, graph.similarities)
-        thresholds = impostors.similarity(self.impostors_per_centroid), impostors.similarity(COMPARED)
-        return merge_centroids(state.labels, features, graph, *thresholds, state.num_known)
+        labels, indices = state.labels, state.gallery.graph.indices
+        features = transformed(state.gallery, labels)
+        graph = KNNGraph(indices, edge_similarities(features, indices))
+        impostors = Impostors.of(features, labels, graph.similarities)
+        threshold = impostors.similarity(self.impostors_per_centroid)
+        return merge_similar(labels, features, graph, impostors, threshold, self.impostor_merges, state.num_known)
 
 
 @dataclass

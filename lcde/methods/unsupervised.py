@@ -1,18 +1,17 @@
 """Clustering without a trained model: communities and centroids, with thresholds from the distribution of impostors."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 import numpy as np
 
 from lcde.clustering.assignment import assign_faces
-from lcde.clustering.centroids import COMPARED, merge_by_average, merge_centroids
+from lcde.clustering.centroids import merge_similar
 from lcde.clustering.communities import communities
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import distinct_pairs, edges_above
 from lcde.clustering.impostors import Impostors
-from lcde.clustering.whitening import common_offset, transform, within_cluster_whitening
+from lcde.clustering.whitening import transformed
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.data.knn import edge_similarities
 from lcde.methods.method import Clustering, Details, Rule, Scores, timed
@@ -98,13 +97,7 @@ class UnsupervisedRule(Rule):
 
     def transformed(self, gallery: Gallery, labels: np.ndarray) -> np.ndarray:
         """Unit features (N, D) after `centring` and `whitening` by the clusters ``labels`` (N,), -1 for noise."""
-        given, dim = gallery.features, gallery.features.shape[1]
-        offset, matrix = np.zeros(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)
-        if self.centring:
-            offset = common_offset(given, labels, Impostors.of(given, labels, gallery.graph.similarities).mean)
-        if self.whitening:
-            matrix = within_cluster_whitening(given, labels)
-        return transform(given, offset, matrix)
+        return transformed(gallery, labels, self.centring, self.whitening)
 
     def _cluster(self, gallery: Gallery, known_labels: np.ndarray) -> tuple[np.ndarray, KNNGraph, float]:
         """Labels (N + n,) of all faces, and the graph of all, here weighted, with its threshold."""
@@ -120,12 +113,9 @@ class UnsupervisedRule(Rule):
             counted, threshold = (graph, strict) if first else self._more_edges(graph, strict, impostors)
             labels = self._join(counted, threshold, known_labels)
             if self.merging:
-                compared = impostors.similarity(COMPARED)
                 alike = strict if first else max(impostors.with_look_alikes(self.impostors_per_face), TINY)
-                labels = merge_centroids(labels, features, graph, alike, compared, num_known)
-                if not first:
-                    most = partial(impostors.between_clusters, wrong=self.impostor_merges)
-                    labels = merge_by_average(labels, features, graph, most, compared, num_known)
+                wrong = 0 if first else self.impostor_merges
+                labels = merge_similar(labels, features, graph, impostors, alike, wrong, num_known)
         return labels, counted, threshold
 
     def _more_edges(self, graph: KNNGraph, strict: float, impostors: Impostors) -> tuple[KNNGraph, float]:

@@ -3,14 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lcde.clustering.centroids import merge_similar
 from lcde.clustering.components import connected_labels
 from lcde.clustering.density import symmetrise
 from lcde.clustering.edges import official_similarity_threshold
+from lcde.clustering.impostors import Impostors
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
-from lcde.methods.lcde import LCDERule, MergeCentroids, Refinement, SplitWeakClusters
+from lcde.methods.lcde import LCDERule, MergeCentroids, Refinement, SplitWeakClusters, State
+from lcde.methods.method import Details
 
 # Worked by hand: symmetrised, all edges have connectivity 1, but 0→2 and 4→2 ½. Densities 1.15, 1.7, 1.2, 1.1, 0.85.
 GRAPH = KNNGraph(
@@ -150,6 +153,23 @@ def test_clusters_with_similar_centroids_merge_if_wanted():
     assert len(np.unique(alone.labels)) == 600
     merged = LCDERule(1, edge_threshold=1, refinements={"centroids": MergeCentroids(0.005)})(gallery, scores)
     assert np.array_equal(merged.labels, labels)
+
+
+def test_merging_discounts_what_varies_within_all_clusters():
+    """Two directions that all people vary along break each of them into two clusters."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(60), 12)
+    faces = rng.standard_normal((60, 64))[labels] + 0.5 * rng.standard_normal((720, 64))
+    faces[:, :2] += 4 * rng.standard_normal((720, 2))
+    halves = np.unique(2 * labels + (faces[:, 0] > 0), return_inverse=True)[1]
+    features = normalise(faces.astype(np.float32), "faces")
+    gallery = Gallery("test", features, build_knn(features, 100))
+    merged = MergeCentroids()(State(gallery, None, halves, np.empty((0, 2), dtype=np.int64), Details()))
+    assert len(np.unique(merged)) <= 63
+    assert all(len(np.unique(labels[merged == cluster])) == 1 for cluster in np.unique(merged))
+    impostors = Impostors.of(features, halves, gallery.graph.similarities)
+    threshold = impostors.similarity(0.0003)
+    assert len(np.unique(merge_similar(halves, features, gallery.graph, impostors, threshold, 0.1))) > 100
 
 
 class Record(Refinement):

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lcde.clustering.centroids
+import lcde.clustering.whitening
 import lcde.methods.unsupervised
 from lcde.clustering.assignment import assign_faces
 from lcde.clustering.centroids import merge_centroids
@@ -263,7 +265,7 @@ def test_new_clusters_merge_by_their_centroids_and_never_with_noise(compared, ex
 
     monkeypatch.setattr(lcde.methods.unsupervised, "Impostors", Fixed)
     monkeypatch.setattr(
-        lcde.methods.unsupervised,
+        lcde.clustering.centroids,
         "merge_centroids",
         lambda labels, features, graph, _, *given: merge_centroids(labels, features, graph, 0.9, *given),
     )
@@ -312,7 +314,7 @@ def test_the_second_whitening_is_estimated_with_the_new_faces(varied, monkeypatc
     saved, new = varied
     given = []
     monkeypatch.setattr(
-        lcde.methods.unsupervised,
+        lcde.clustering.whitening,
         "within_cluster_whitening",
         lambda features, labels: given.append(labels) or within_cluster_whitening(features, labels),
     )

@@ -80,7 +80,7 @@ def test_centring_removes_what_all_faces_share():
 def test_details_are_of_transformed_faces(make_gallery, monkeypatch):
     gallery, given = make_gallery(0, num_faces=200), []
     monkeypatch.setattr(
-        "lcde.methods.unsupervised.transform", lambda *args: given.append(transform(*args)) or given[-1]
+        "lcde.clustering.whitening.transform", lambda *args: given.append(transform(*args)) or given[-1]
     )
     details = UnsupervisedRule()(gallery).details
     transformed, indices = given[-1], gallery.graph.indices
