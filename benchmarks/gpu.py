@@ -168,9 +168,8 @@ class Steps:
         """From features to labels: the kNN graph of before, then all stages, in the fastest precision."""
         assert self.gallery is not None and self.model is not None
         start = time.perf_counter()
-        clustering = Method("lcde", build(compose_config("eval", ["clustering=lcde"]).clustering), self.model).cluster(
-            self.gallery
-        )
+        rule = build(compose_config("eval", ["clustering=lcde"]).clustering)
+        clustering = Method("lcde", rule, self.model).cluster(self.gallery)
         seconds = time.perf_counter() - start
         assert clustering is not None and self.gallery.labels_true is not None
         table, edges = Contingency.of(self.gallery.labels_true, clustering.labels), clustering.details.edge_probability

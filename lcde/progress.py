@@ -23,7 +23,7 @@ def track(items: Iterable[Item], description: str, shown: bool = True) -> Iterab
 
 @contextmanager
 def counter(description: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A progress bar as of `track`, for work of which ``done`` of ``total`` is there; yields what adds to that."""
+    """A progress bar as of `track` that starts at ``done`` of ``total``; yields a function that advances it."""
     if not (shown and is_watched()):
         yield lambda number: None
         return

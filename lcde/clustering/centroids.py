@@ -22,9 +22,11 @@ def merge_similar(
     wrong: float,
     num_known: int = 0,
 ) -> np.ndarray:
-    """`merge_centroids` above ``threshold``, then `merge_by_average` with ``wrong`` merges expected in all."""
+    """`merge_centroids` above ``threshold``, then `merge_by_average` with ``wrong`` merges expected in all, if any."""
     compared, average = impostors.similarity(COMPARED), partial(impostors.between_clusters, wrong=wrong)
     labels = merge_centroids(labels, features, graph, threshold, compared, num_known)
+    if not wrong:
+        return labels
     return merge_by_average(labels, features, graph, average, compared, num_known)
 
 

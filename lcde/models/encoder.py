@@ -91,8 +91,8 @@ class EncoderLayer(nn.TransformerEncoderLayer):
     def _fused_attention(self, x: Tensor, queries: Tensor | None, copies: Tensor | None) -> Tensor:
         """The same by PyTorch's kernel for GPUs.
 
-        Its fastest form takes heads whose width is a multiple of 8, and no bias: padding the weights, which are small,
-        saves a copy of all queries, keys and values, and the copies' log n is what one more channel adds to the score.
+        It is fastest for heads whose width is a multiple of 8 and without a bias. Padding the weights, which are small,
+        saves a copy of all queries, keys and values. One more channel adds log n of a token's n copies to its score.
         """
         heads, width = self.self_attn.num_heads, x.shape[-1]
         head = width // heads

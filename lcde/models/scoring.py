@@ -139,7 +139,7 @@ class GraphScorer(Scores):
         """Score this rank's run of the batches that one process would take, so that scores equal its to the last bit.
 
         ``items`` are faces (M, 1), which get connectivity (M, K), or edges (M, 2), which get probabilities (M,).
-        ``advance`` is told how many items all ranks together have scored since the last call, by about.
+        ``advance`` is told how many items all ranks together have scored since the last call, approximately.
         """
         of_faces, size = items.shape[1] == 1, self._batch_size(items)
         starts = np.arange(0, len(items), size)
