@@ -48,9 +48,10 @@ UNSUPERVISED = {
 HDBSCAN_SIZES = (2, 5)  # min_cluster_size
 TRAINED = {
     "lcde": ["clustering=lcde"],
-    "without splitting": ["clustering=lcde", "clustering.refinements.split=null"],
-    "without merging": ["clustering=lcde", "clustering.refinements.merge=null"],
-    "without merging by average linkage": ["clustering=lcde", "clustering.refinements.merge.impostor_merges=0"],
+    "without a second pass": ["clustering=lcde", "clustering.second_pass=null"],
+    "without edges below the strict threshold": ["clustering=lcde", "clustering.second_pass.false_edges=0"],
+    "without average linkage": ["clustering=lcde", "clustering.second_pass.impostor_merges=0"],
+    "num_trials=10": ["clustering=lcde", "clustering.second_pass.num_trials=10"],
     "min_connectivity=0": ["clustering=lcde", "clustering.min_connectivity=0"],
     "ask_strong=true": ["clustering=lcde", "clustering.ask_strong=true"],
     "precision=float32": ["clustering=lcde", "clustering.precision=float32"],

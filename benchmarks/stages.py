@@ -94,7 +94,7 @@ def _graph_to_labels(num_faces: int, k: int, rule: str) -> Callable[[], dict[str
     graph, connectivity, labels_true = identity_graph(num_faces, k, SEED)
     scores = _KnownScores(connectivity, labels_true)
     cluster = build(compose_config("eval", [f"clustering={rule}"]).clustering)
-    width = FEATURE_DIM if cluster.refinements else 0  # without refinements, features are not read
+    width = FEATURE_DIM if cluster.second_pass else 0  # without a second pass, features are not read
     gallery = Gallery("synthetic", identity_features(labels_true, width, SEED), graph)
 
     def job() -> dict[str, float]:

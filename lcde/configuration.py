@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lcde.errors import InputError
-from lcde.methods.lcde import Refinement
 from lcde.methods.method import Rule
+from lcde.methods.second_pass import SecondPass
 from lcde.models.weights import PUBLISHED_NHEAD, Trained, class_named, load_trained
 
 # Inside the package in a wheel, beside it in the source tree.
@@ -102,10 +102,10 @@ def plain(config: Any, resolve: bool = True) -> dict[str, Any]:
 
 
 def _require_rules(config: Mapping[str, Any], source: str, base: type = Rule) -> None:
-    """Raise `InputError` where ``config``, read from a file, would build anything but a rule and its refinements."""
+    """Raise `InputError` where ``config``, read from a file, would build anything but a rule and its second pass."""
     for key, value in config.items():
         if isinstance(value, Mapping):
-            _require_rules(value, source, Refinement)
+            _require_rules(value, source, SecondPass)
         elif key == "_target_":
             class_named(value, base, source)
         elif isinstance(value, str) and "${" in value:

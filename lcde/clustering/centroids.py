@@ -6,27 +6,22 @@ from functools import partial
 import numpy as np
 
 from lcde.clustering.edges import distinct_pairs, edge_blocks
-from lcde.clustering.impostors import Impostors
-from lcde.clustering.whitening import cluster_sums
+from lcde.clustering.whitening import Whitened, cluster_sums
 from lcde.data.gallery import KNNGraph, row_blocks
 
 COMPARED = 10  # impostors per face that reach the similarity from which a kNN edge makes two clusters be compared
 
 
 def merge_similar(
-    labels: np.ndarray,
-    features: np.ndarray,
-    graph: KNNGraph,
-    impostors: Impostors,
-    threshold: float,
-    wrong: float,
-    num_known: int = 0,
+    labels: np.ndarray, whitened: Whitened, threshold: float, impostor_merges: float, num_known: int = 0
 ) -> np.ndarray:
-    """`merge_centroids` above ``threshold``, then `merge_by_average` with ``wrong`` merges expected in all, if any."""
-    compared, average = impostors.similarity(COMPARED), partial(impostors.between_clusters, wrong=wrong)
+    """`merge_centroids` above ``threshold``, then `merge_by_average` with so many wrong merges expected in all."""
+    features, graph, impostors = whitened.features, whitened.graph, whitened.impostors
+    compared = impostors.similarity(COMPARED)
     labels = merge_centroids(labels, features, graph, threshold, compared, num_known)
-    if not wrong:
+    if not impostor_merges:
         return labels
+    average = partial(impostors.between_clusters, wrong=impostor_merges)
     return merge_by_average(labels, features, graph, average, compared, num_known)
 
 

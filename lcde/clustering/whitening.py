@@ -1,13 +1,42 @@
 """Features without what all faces share, and whitened within clusters (WCCN)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from lcde.clustering.impostors import Impostors
-from lcde.data.gallery import Gallery, row_blocks
+from lcde.data.gallery import Gallery, KNNGraph, row_blocks
+from lcde.data.knn import edge_similarities
 
 SHARE = 0.2  # of the within-cluster covariance; the rest is the unit matrix, for clusters hold similar faces only
 TINY = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """A gallery compared by features that clusters of it have centred and whitened.
+
+    Attributes
+    ----------
+    features : (N, D) float32
+        Of `transformed`.
+    graph : KNNGraph
+        The neighbours are those of the features as given, so rows are not in descending order.
+    impostors : Impostors
+        Of pairs of different clusters.
+    """
+
+    features: np.ndarray
+    graph: KNNGraph
+    impostors: Impostors
+
+    @classmethod
+    def by(cls, gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True) -> "Whitened":
+        """``gallery`` by its clusters ``labels``; the parameters are those of `transformed`."""
+        features, indices = transformed(gallery, labels, centring, whitening), gallery.graph.indices
+        graph = KNNGraph(indices, edge_similarities(features, indices))
+        return cls(features, graph, Impostors.of(features, labels, graph.similarities))
 
 
 def transformed(gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True) -> np.ndarray:

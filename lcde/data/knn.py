@@ -4,6 +4,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -291,9 +292,15 @@ def edge_similarities(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
     -------
     (N, K) float32
     """
+    import torch  # for its number of threads
+
     similarities = np.empty(indices.shape, dtype=np.float32)
-    for rows in row_blocks(len(indices), size=GATHERED_ROWS):
+
+    def fill(rows: slice) -> None:
         similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], features[rows])
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy releases the lock of the interpreter
+        list(pool.map(fill, row_blocks(len(indices), size=GATHERED_ROWS)))
     return similarities
 
 

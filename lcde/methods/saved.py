@@ -11,13 +11,14 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import extended
 from lcde.errors import InputError
 from lcde.files import UNREADABLE, require_file, write_atomically
-from lcde.methods.lcde import LCDERule, MergeCentroids, SplitWeakClusters
+from lcde.methods.lcde import LCDERule
 from lcde.methods.method import Clustering, Rule, ScoringModel
+from lcde.methods.second_pass import SecondPass
 from lcde.methods.universal import UniversalRule
 from lcde.methods.unsupervised import UnsupervisedRule
 
 RULES = LCDERule, UnsupervisedRule, UniversalRule  # that can assign new faces
-TYPES = {kind.__name__: kind for kind in (*RULES, MergeCentroids, SplitWeakClusters)}
+TYPES = {kind.__name__: kind for kind in (*RULES, SecondPass)}
 
 TRAINED = "trained networks made the clustering; give them with checkpoint=… or lce_weights=… and pce_weights=…."
 UNTRAINED = "the clustering was made without trained networks; new faces are assigned without any, too."
@@ -118,7 +119,7 @@ def _is(array: np.ndarray, shape: tuple[int, ...], dtype: type) -> bool:
 
 
 def _plain(value: object) -> object:
-    """What JSON cannot write, as plain types: rules and refinements by the name of their class, NumPy numbers."""
+    """What JSON cannot write, as plain types: rules and second passes by the name of their class, NumPy numbers."""
     return value.item() if isinstance(value, np.generic) else {"_target_": type(value).__name__, **vars(value)}
 
 

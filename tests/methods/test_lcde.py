@@ -4,16 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcde.clustering.centroids import merge_similar
+from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels
 from lcde.clustering.density import symmetrise
 from lcde.clustering.edges import official_similarity_threshold
-from lcde.clustering.impostors import Impostors
+from lcde.clustering.whitening import Whitened
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
-from lcde.methods.lcde import LCDERule, MergeCentroids, Refinement, SplitWeakClusters, State
-from lcde.methods.method import Details
+from lcde.methods.lcde import LCDERule
+from lcde.methods.second_pass import SecondPass
+from lcde.metrics import Contingency, pairwise
 
 # Worked by hand: symmetrised, all edges have connectivity 1, but 0→2 and 4→2 ½. Densities 1.15, 1.7, 1.2, 1.1, 0.85.
 GRAPH = KNNGraph(
@@ -123,25 +125,6 @@ def test_inputs_are_left_unchanged():
     assert np.array_equal(result.details.connectivity, symmetrise(directed, graph.indices))
 
 
-def test_weakly_linked_clusters_are_split_if_wanted():
-    rng = np.random.default_rng(0)
-    people = np.eye(2, 16)[np.repeat([0, 1], 8)]  # two identities, all neighbours of each other
-    features = normalise((people + 0.15 * rng.standard_normal((16, 16))).astype(np.float32), "faces")
-    gallery = Gallery("test", features, build_knn(features, 16))
-    impostors = people[gallery.graph.indices].argmax(axis=-1) != people.argmax(axis=-1)[:, None]
-    scores = FixedScores(np.where(impostors, 0.3, 1).astype(np.float32))
-    alone = LCDERule(0.6)(gallery, scores)
-    assert len(np.unique(alone.labels)) == 2
-    ends = alone.details.edges_density
-    bridge = ends[np.not_equal(*alone.labels[ends].T)]
-    assert len(bridge) == 1
-    scores.edge_probability = lambda edges: (edges == bridge).all(axis=1).astype(np.float32)
-    assert len(np.unique(LCDERule(0.6)(gallery, scores).labels)) == 1
-    split = LCDERule(0.6, refinements={"splitting": SplitWeakClusters(edges=4)})(gallery, scores)
-    assert np.array_equal(split.labels, alone.labels)
-    assert "splitting" in split.seconds
-
-
 def test_clusters_with_similar_centroids_merge_if_wanted():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(100), 6)
@@ -151,8 +134,9 @@ def test_clusters_with_similar_centroids_merge_if_wanted():
     scores = FixedScores(np.ones((600, 8), dtype=np.float32))
     alone = LCDERule(1, edge_threshold=1)(gallery, scores)
     assert len(np.unique(alone.labels)) == 600
-    merged = LCDERule(1, edge_threshold=1, refinements={"centroids": MergeCentroids(0.005)})(gallery, scores)
+    merged = LCDERule(1, edge_threshold=1, second_pass=SecondPass(0.005))(gallery, scores)
     assert np.array_equal(merged.labels, labels)
+    assert "second_pass" in merged.seconds
 
 
 def test_merging_discounts_what_varies_within_all_clusters():
@@ -164,26 +148,43 @@ def test_merging_discounts_what_varies_within_all_clusters():
     halves = np.unique(2 * labels + (faces[:, 0] > 0), return_inverse=True)[1]
     features = normalise(faces.astype(np.float32), "faces")
     gallery = Gallery("test", features, build_knn(features, 100))
-    merged = MergeCentroids()(State(gallery, None, halves, np.empty((0, 2), dtype=np.int64), Details()))
+    whitened, plain = Whitened.by(gallery, halves), Whitened.by(gallery, halves, whitening=False)
+    merged = merge_similar(halves, whitened, whitened.impostors.similarity(0.0003), 0.1)
     assert len(np.unique(merged)) <= 63
     assert all(len(np.unique(labels[merged == cluster])) == 1 for cluster in np.unique(merged))
-    impostors = Impostors.of(features, halves, gallery.graph.similarities)
-    threshold = impostors.similarity(0.0003)
-    assert len(np.unique(merge_similar(halves, features, gallery.graph, impostors, threshold, 0.1))) > 100
+    assert len(np.unique(merge_similar(halves, plain, plain.impostors.similarity(0.0003), 0.1))) > 100
 
 
-class Record(Refinement):
-    def __init__(self, offset):
-        self.offset = offset
+def test_the_second_pass_starts_from_the_clusters_of_the_rule(make_gallery):
+    """The rule, step by step."""
+    gallery, rule = make_gallery(0, num_faces=200), LCDERule()
+    directed = np.random.default_rng(0).random(gallery.graph.indices.shape, dtype=np.float32)
+    labels = rule(gallery, scores := FixedScores(directed)).labels
+    whitened = Whitened.by(gallery, labels)
+    labels = merge_similar(labels, whitened, whitened.impostors.similarity(0.0003), 0.1)
+    whitened = Whitened.by(gallery, labels)
+    graph, connectivity = whitened.graph, symmetrise(directed, gallery.graph.indices)
+    rows, columns = np.nonzero(graph.similarities[:, 1:] >= whitened.impostors.similarity(0.0003))
+    weights = (graph.similarities * connectivity)[rows, columns + 1]
+    labels = communities(np.stack([rows, graph.indices[rows, columns + 1]], axis=1), weights, 200, 2, seed=0)
+    expected = merge_similar(labels, whitened, whitened.impostors.with_look_alikes(0.0003), 0.1)
+    found = LCDERule(second_pass=SecondPass(num_trials=2))(gallery, scores)
+    assert np.array_equal(found.labels, expected)
 
-    def __call__(self, state):
-        return (state.labels * 10 + self.offset).copy()
 
-
-def test_refinements_run_in_their_order_and_none_is_skipped():
-    result = cluster(refinements={"second": Record(2), "off": None, "first": Record(1)})
-    assert result.labels.tolist() == [21, 21, 21, 121, 121]
-    assert list(result.seconds)[-2:] == ["second", "first"]
+def test_the_second_pass_splits_what_the_rule_wrongly_joined():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(60), 8)
+    features = rng.standard_normal((60, 64))[labels] + 0.5 * rng.standard_normal((480, 64))
+    features[8] = features[0] + features[15]  # a face between two people
+    gallery = Gallery(
+        "test", normalise(features.astype(np.float32), "faces"), build_knn(features.astype(np.float32), 20)
+    )
+    scores = FixedScores(np.ones((480, 20), dtype=np.float32))
+    scores.edge_probability = lambda edges: np.ones(len(edges), dtype=np.float32)
+    assert LCDERule()(gallery, scores).labels.max() < 30
+    found = LCDERule(second_pass=SecondPass(num_trials=1))(gallery, scores).labels
+    assert pairwise(Contingency.of(labels, found)).f_score > 0.95
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_refinements_run_in_their_order_and_none_is_skipped():
         ({"min_connectivity": -0.1}, r"clustering\.min_connectivity=-0\.1 must be"),
         ({"ask_strong": "no"}, r"clustering\.ask_strong=no must be True or False"),
         ({"precision": "half"}, r"clustering\.precision=half must be float32 or auto"),
-        ({"refinements": {"merge": {"edges": 3}}}, r"clustering\.refinements\.merge=.* must be a Refinement"),
+        ({"second_pass": {"num_trials": 3}}, r"clustering\.second_pass=.* must be a SecondPass"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
@@ -205,16 +206,7 @@ def test_wrong_settings_are_named(settings, message):
         LCDERule(**settings)
 
 
-@pytest.mark.parametrize(
-    ("step", "settings"),
-    [
-        (SplitWeakClusters, {"edges": 0}),
-        (SplitWeakClusters, {"edges": 2.5}),
-        (MergeCentroids, {"impostors_per_centroid": -1}),
-        (MergeCentroids, {"impostors_per_centroid": None}),
-    ],
-)
-def test_wrong_settings_of_refinements_are_named(step, settings):
-    [(key, value)] = settings.items()
-    with pytest.raises(InputError, match=rf"refinements\.\*\.{key}={value} must be a"):
-        step(**settings)
+@pytest.mark.parametrize(("key", "value"), [("impostors_per_face", -1), ("false_edges", None), ("num_trials", 0)])
+def test_wrong_settings_of_the_second_pass_are_named(key, value):
+    with pytest.raises(InputError, match=rf"clustering\.second_pass\.{key}={value} must be a"):
+        SecondPass(**{key: value})

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 import lcde.clustering.centroids
 import lcde.clustering.whitening
-import lcde.methods.unsupervised
 from lcde.clustering.assignment import assign_faces
 from lcde.clustering.centroids import merge_centroids
 from lcde.clustering.communities import communities
@@ -20,13 +19,14 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
 from lcde.methods.classical import ComponentsRule
-from lcde.methods.lcde import LCDERule, MergeCentroids, SplitWeakClusters
+from lcde.methods.lcde import LCDERule
 from lcde.methods.method import Clustering
 from lcde.methods.saved import SavedClustering
+from lcde.methods.second_pass import SecondPass
 from lcde.methods.unsupervised import UnsupervisedRule
 from lcde.metrics import Contingency, pairwise
 
-REFINED = LCDERule(0.3, refinements={"splitting": SplitWeakClusters(8), "centroids": MergeCentroids(0.01)})
+REFINED = LCDERule(0.3, second_pass=SecondPass(0.01, num_trials=1))
 
 
 class Scores:
@@ -138,7 +138,7 @@ def test_files_of_version_0_1_are_refused(saved, tmp_path):
         ("k", lambda _: 1),
         ("rule", lambda _: "3"),
         ("rule", lambda _: "{}"),
-        ("rule", lambda _: '{"_target_": "MergeCentroids"}'),
+        ("rule", lambda _: '{"_target_": "SecondPass"}'),
     ],
 )
 def test_damaged_values_are_refused(name, change, saved, tmp_path):
@@ -263,7 +263,7 @@ def test_new_clusters_merge_by_their_centroids_and_never_with_noise(compared, ex
 
         with_look_alikes = similarity
 
-    monkeypatch.setattr(lcde.methods.unsupervised, "Impostors", Fixed)
+    monkeypatch.setattr(lcde.clustering.whitening, "Impostors", Fixed)
     monkeypatch.setattr(
         lcde.clustering.centroids,
         "merge_centroids",
@@ -335,8 +335,8 @@ def test_new_faces_join_a_gallery_of_noise(varied):
 def test_trained_models_merge_what_is_new_and_keep_what_is_known(varied):
     saved, new = varied
     kept, merging = (
-        replace(saved, rule=LCDERule(1, edge_threshold=1, refinements=steps)).assign(new, Model()).labels
-        for steps in (None, {"splitting": SplitWeakClusters(), "centroids": MergeCentroids(0.005)})
+        replace(saved, rule=LCDERule(1, edge_threshold=1, second_pass=second_pass)).assign(new, Model()).labels
+        for second_pass in (None, SecondPass(0.005))
     )
     assert np.array_equal(kept[:480], merging[:480])
     assert merging.max() < kept.max()

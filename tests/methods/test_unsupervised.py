@@ -6,7 +6,7 @@ from lcde.clustering.centroids import merge_by_average, merge_centroids
 from lcde.clustering.communities import communities
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.impostors import Impostors
-from lcde.clustering.whitening import common_offset, transform, within_cluster_whitening
+from lcde.clustering.whitening import Whitened, common_offset, transform, within_cluster_whitening
 from lcde.configuration import build, compose_config
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery, KNNGraph
@@ -160,9 +160,9 @@ def test_faces_of_few_edges_keep_the_strict_threshold(weak):
 
 def test_edges_below_the_strict_threshold_count_between_faces_of_many_edges(weak):
     graph = weak.graph
-    impostors = Impostors.of(weak.features, weak.labels_true, graph.similarities)
-    strict = impostors.similarity(0.0003)
-    counted, threshold = UnsupervisedRule()._more_edges(graph, strict, impostors)
+    whitened = Whitened(weak.features, graph, Impostors.of(weak.features, weak.labels_true, graph.similarities))
+    strict = whitened.impostors.similarity(0.0003)
+    counted, threshold = UnsupervisedRule()._counted_edges(whitened)
     assert threshold < strict
     many = (graph.similarities[:, 1:] >= threshold).sum(axis=1) > 2
     for face, row in enumerate(graph.indices):
@@ -170,7 +170,7 @@ def test_edges_below_the_strict_threshold_count_between_faces_of_many_edges(weak
             similarity = graph.similarities[face, place]
             counts = place == 0 or similarity >= strict or (many[face] and many[other])
             assert counted.similarities[face, place] == (similarity if counts else 0)
-    kept, unchanged = UnsupervisedRule(false_edges=0)._more_edges(graph, strict, impostors)
+    kept, unchanged = UnsupervisedRule(false_edges=0)._counted_edges(whitened)
     assert (kept, unchanged) == (graph, strict)
 
 

@@ -1,0 +1,138 @@
+"""Clusters found anew among features that other clusters have centred and whitened."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from lcde.clustering.assignment import assign_faces
+from lcde.clustering.centroids import merge_similar
+from lcde.clustering.communities import communities
+from lcde.clustering.edges import edges_above
+from lcde.clustering.whitening import Whitened
+from lcde.data.gallery import Gallery, KNNGraph, row_blocks
+from lcde.methods.settings import Within, check_settings
+
+TINY = float(np.finfo(np.float32).tiny)  # least threshold: edges of less similarity never join
+MOST = 0.6  # share of the faces that must have enough edges
+FEW = 2  # edges of a face, too few to accept a wrong one among them
+STEPS = 30  # numbers of impostors per face that are tried
+NONE_KNOWN = np.empty(0, dtype=np.int64)
+
+
+@dataclass
+class SecondPass:
+    """Communities of kNN edges that impostors hardly ever reach, merged by similarity; thresholds by given clusters.
+
+    The given clusters tell which random pairs are of impostors, what all faces share (`common_offset`), and in which
+    directions the faces of one identity differ (`within_cluster_whitening`). Otherwise they do not count: the clusters
+    are found anew.
+
+    Attributes
+    ----------
+    impostors_per_face : float
+        An edge counts, and two clusters merge, above the similarity that so many impostors of a face are expected to
+        reach.
+    false_edges : float
+        An edge counts at lower similarities, too, as long as this share of most faces' edges is expected to be of
+        impostors: where there are many photographs of each person, a few wrong edges join nothing.
+    impostor_merges : float
+        Clusters merge by average linkage, too, above the similarity that so many of all pairs of clusters are expected
+        to reach: with fewer clusters left, lower similarities suffice.
+    num_trials : int
+        Runs of the community detection, of which the one of the shortest codelength counts.
+    seed : int
+        Of the community detection.
+    centring, whitening, merging : bool
+        Whether these steps are taken.
+    """
+
+    impostors_per_face: Annotated[float, Within(0)] = 0.0003
+    false_edges: Annotated[float, Within(0)] = 0.1
+    impostor_merges: Annotated[float, Within(0)] = 0.1
+    num_trials: Annotated[int, Within(1)] = 10
+    seed: Annotated[int, Within(0)] = 0
+    centring: bool = True
+    whitening: bool = True
+    merging: bool = True
+
+    def __post_init__(self) -> None:
+        check_settings(self, "second_pass.")
+
+    def find(
+        self,
+        gallery: Gallery,
+        labels: np.ndarray,
+        connectivity: np.ndarray | None = None,
+        known_labels: np.ndarray = NONE_KNOWN,
+    ) -> tuple[np.ndarray, KNNGraph, float]:
+        """Find the clusters of ``gallery`` anew.
+
+        Parameters
+        ----------
+        gallery : Gallery
+        labels : (N,) int64
+            The given clusters, numbered from 0, -1 for noise.
+        connectivity : (N, K) float32, optional
+            Symmetrised. The weight of an edge is its similarity times its connectivity, or the similarity alone.
+        known_labels : (n,) int64
+            Of the first faces, which keep them.
+
+        Returns
+        -------
+        labels : (N,) int64
+        graph : KNNGraph
+            With whitened similarities, 0 where an edge does not count.
+        threshold : float
+            Edges of this similarity or more count.
+        """
+        whitened = Whitened.by(gallery, labels, self.centring, self.whitening)
+        graph, threshold = self._counted_edges(whitened)
+        weighted, least = graph, threshold
+        if connectivity is not None:
+            weights = np.where(graph.similarities >= threshold, graph.similarities * connectivity, 0)
+            weighted, least = KNNGraph(graph.indices, weights), TINY
+        found = self.join(weighted, least, known_labels)
+        alike = max(whitened.impostors.with_look_alikes(self.impostors_per_face), TINY)
+        return self.merge(found, whitened, alike, self.impostor_merges, len(known_labels)), graph, threshold
+
+    def strict_threshold(self, whitened: Whitened) -> float:
+        """Similarity that ``impostors_per_face`` impostors of a face are expected to reach."""
+        return max(whitened.impostors.similarity(self.impostors_per_face), TINY)
+
+    def join(self, graph: KNNGraph, threshold: float, known_labels: np.ndarray) -> np.ndarray:
+        """Labels (N,): communities of the edges from ``threshold`` on; faces behind the known ones may join these."""
+        num_known = len(known_labels)
+        edges, weights = edges_above(graph, threshold, num_known)
+        among, num_new = edges[:, 1] >= num_known, len(graph) - num_known
+        groups = communities(edges[among] - num_known, weights[among], num_new, self.num_trials, self.seed)
+        return assign_faces(edges, weights, known_labels, groups) if num_known else groups
+
+    def merge(
+        self, labels: np.ndarray, whitened: Whitened, threshold: float, impostor_merges: float, num_known: int
+    ) -> np.ndarray:
+        """``labels`` (N,) after `merge_similar`, if ``merging`` is wanted."""
+        return merge_similar(labels, whitened, threshold, impostor_merges, num_known) if self.merging else labels
+
+    def _counted_edges(self, whitened: Whitened) -> tuple[KNNGraph, float]:
+        """The graph with similarity 0 where an edge does not count, and its threshold, the strict one or less.
+
+        The threshold is the lowest one at which, for a share of `MOST` faces, the expected number of wrong edges is at
+        most `false_edges` times the number of edges beyond the first `FEW`. Below the strict one, an edge counts only
+        if both of its faces have more than `FEW` edges above the threshold.
+        """
+        graph, strict = whitened.graph, self.strict_threshold(whitened)
+        for per_face in np.geomspace(1, max(self.impostors_per_face, 1e-6), STEPS):
+            threshold = max(whitened.impostors.with_look_alikes(per_face), TINY)
+            above = ((graph.similarities[rows, 1:] >= threshold).sum(axis=1) for rows in row_blocks(len(graph)))
+            num_edges = np.concatenate(list(above))
+            if per_face <= self.false_edges * (np.quantile(num_edges, 1 - MOST) - FEW):
+                break
+        else:
+            return graph, strict
+        many, similarities = num_edges > FEW, graph.similarities.copy()
+        for rows in row_blocks(len(graph)):
+            refused = (similarities[rows] < strict) & ~(many[rows, None] & many[graph.indices[rows]])
+            refused[:, 0] = False
+            similarities[rows][refused] = 0
+        return KNNGraph(graph.indices, similarities), min(threshold, strict)
