@@ -108,6 +108,9 @@ def class_named(target: object, base: type, source: str) -> Any:
     except pydoc.ErrorDuringImport as error:
         raise InputError(f"{source} needs {target}, which cannot be imported: {_first_line(error)}.") from None
     if found is None:
+        if str(target).startswith("lcde."):
+            remedy = "name a rule with clustering=…, or install that version"
+            raise InputError(f"{source} is of another version of lcde, which had {target}; {remedy}.")
         raise InputError(f"{source} needs {target}, which is not installed here; install its package.")
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(f"{source} names {target}, which is no {base.__name__}: do not trust this file.")

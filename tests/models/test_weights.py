@@ -140,7 +140,7 @@ def test_no_file_runs_code(files, checkpoint, save, tmp_path):
         ("torch.nn.Linear", "is no Model"),
         ("lcde.models.lcenet.LCENet", "is no Model"),
         ("lcde.models.base", "is no Model"),
-        ("lcde.models.lcde.None", "is not installed here"),
+        ("lcde.models.lcde.None", "is of another version of lcde, which had lcde.models.lcde.None; name a rule"),
         ("no_such_package.Model", "is not installed here"),
         ("", "is not installed here|is no Model"),
         (["os.system"], "is not installed here"),
