@@ -13,11 +13,13 @@ import torch
 
 import benchmarks.knn
 import benchmarks.networks
-from benchmarks import ROOT, ablation, busy, galleries, gpu, pipeline, sweep, training
+from benchmarks import ROOT, ablation, busy, galleries, gpu, pipeline, rehearsal, sweep, training
 from benchmarks.__main__ import BENCHMARKS, cases_of
 from benchmarks.graphs import identity_features, identity_graph, labelings
 from benchmarks.measure import Case, Options, Run, summarise
+from lcde.configuration import build, compose_config
 from lcde.data.gallery import Gallery
+from lcde.errors import InputError
 from lcde.methods.lcde import LCDERule
 from lcde.models.tokens import tokens
 
@@ -236,6 +238,30 @@ def test_steps_on_a_gpu_are_written_one_by_one(options, tmp_path, monkeypatch):
     assert results["knn"]["recall"] > 0.999
     assert results["training"]["pairs per second"] > 0
     assert 0 < results["labels"]["BCubed F"] <= 1
+
+
+def test_a_rehearsal_has_the_shape_of_ms1m(tmp_path, capsys):
+    rehearsal.main([str(tmp_path), "--share=0.002"])
+    assert "part0_train: 1,153 faces of 17 people" in capsys.readouterr().out
+    data = build(compose_config("train", ["dataset=ms1m", f"dataset.root={tmp_path}", "dataset.k=16"]).dataset)
+    parts = data.load(train=True)
+    [part1] = parts.evaluation
+    assert (len(part1), len(np.unique(part1.labels_true)), part1.features.shape[1]) == (1_168, 17, 256)
+    assert parts.train is not None
+    assert np.allclose(np.linalg.norm(part1.features, axis=1), 1, atol=1e-5)
+    same = part1.labels_true[part1.graph.indices] == part1.labels_true[:, None]
+    assert 0.8 < same[:, 1:4].mean() < 1
+    with pytest.raises(InputError, match=r"part0_train\.bin exists already"):
+        rehearsal.main([str(tmp_path), "--share=0.002"])
+
+
+def test_the_parts_of_a_rehearsal_differ_in_their_people(tmp_path):
+    rehearsal.main([str(tmp_path), "--share=0.001", "--parts", "part1_test", "part3_test"])
+    first, third = (np.fromfile(tmp_path / "features" / f"part{n}_test.bin", "<f4").reshape(-1, 256) for n in (1, 3))
+    assert len(third) == 1_740
+    assert (third @ first.T).max() < 0.8
+    labels = np.loadtxt(tmp_path / "labels" / "part1_test.meta", dtype=int)
+    assert set(labels) == set(range(9))
 
 
 REGIMES = """

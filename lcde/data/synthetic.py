@@ -97,26 +97,16 @@ class SyntheticBenchmark:
         return self._generate(name, self.num_identities[name], sorted(self.num_identities).index(name))
 
     def _generate(self, name: str, num_identities: int, stream: int, held_out: bool = False) -> Gallery:
-        space = np.random.default_rng(self.seed)
-        directions = np.linalg.qr(space.standard_normal((self.feature_dim, self.nuisance_dim + 1)))[0].T
-        nuisance, blurred = directions[:-1], directions[-1]
         rng = np.random.default_rng([self.seed, stream])
 
-        means = self._mean_faces(num_identities, rng)
+        means = self.mean_faces(num_identities, rng)
         labels = self._identities(len(means), rng)
         singletons = round(self.singleton_share * len(labels))
         means = np.concatenate([means, _unit(rng.standard_normal((singletons, self.feature_dim)))])
         labels = np.concatenate([labels, np.arange(len(means) - singletons, len(means))])
 
-        length = self.spread * rng.lognormal(0.0, 0.25, len(means))[labels, None]
-        along = rng.standard_normal((len(labels), self.nuisance_dim)) @ nuisance / np.sqrt(self.nuisance_dim)
-        across = rng.standard_normal((len(labels), self.feature_dim)) / np.sqrt(self.feature_dim)
-        varied = np.sqrt(self.nuisance_share) * along + np.sqrt(1 - self.nuisance_share) * across
-        faces = _unit(means[labels] + length * varied)
-
-        blur = np.minimum(self.blur * rng.lognormal(0.0, 0.8, len(labels)), 0.9)[:, None]
-        noise = rng.standard_normal(faces.shape) / np.sqrt(self.feature_dim)
-        faces = (1 - blur) * faces + blur * (blurred + noise)
+        lengths = self.variation(len(means), rng)[labels]
+        faces = self.photographs(means[labels], lengths, rng)
 
         order = rng.permutation(len(labels))
         features = normalise(faces[order].astype(np.float32), name)
@@ -124,13 +114,30 @@ class SyntheticBenchmark:
         require_k(self.k, len(features), name)
         return build_gallery(name, features, labels_true, self.k, held_out)
 
-    def _mean_faces(self, count: int, rng: np.random.Generator) -> np.ndarray:
+    def mean_faces(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Unit mean faces (number of identities, D); look-alikes share the component of their family."""
         own = _unit(rng.standard_normal((count, self.feature_dim)))
         families = max(1, round(self.family_share * count / 4))  # of four look-alikes on average
         shared = _unit(rng.standard_normal((families, self.feature_dim)))[rng.integers(families, size=count)]
         likeness = np.where(rng.random(count) < self.family_share, self.likeness, 0.0)[:, None]
         return _unit(np.sqrt(likeness) * shared + np.sqrt(1 - likeness) * own)
+
+    def variation(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Length of the variation within each identity: (number of identities,)."""
+        return self.spread * rng.lognormal(0.0, 0.25, count)
+
+    def photographs(self, means: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Faces (N, D), not of unit length, of people of ``means`` (N, D) whose variation has ``lengths`` (N,)."""
+        space = np.random.default_rng(self.seed)
+        directions = np.linalg.qr(space.standard_normal((self.feature_dim, self.nuisance_dim + 1)))[0].T
+        nuisance, blurred = directions[:-1], directions[-1]
+        along = rng.standard_normal((len(means), self.nuisance_dim)) @ nuisance / np.sqrt(self.nuisance_dim)
+        across = rng.standard_normal(means.shape) / np.sqrt(self.feature_dim)
+        varied = np.sqrt(self.nuisance_share) * along + np.sqrt(1 - self.nuisance_share) * across
+        faces = _unit(means + lengths[:, None] * varied)
+        blur = np.minimum(self.blur * rng.lognormal(0.0, 0.8, len(means)), 0.9)[:, None]
+        noise = rng.standard_normal(faces.shape) / np.sqrt(self.feature_dim)
+        return (1 - blur) * faces + blur * (blurred + noise)
 
     def _identities(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Identity of each face; sizes follow a Pareto law truncated to 1 … `max_size`."""
