@@ -71,14 +71,18 @@ def louvain(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: 
         nk.setNumberOfThreads(threads)
 
 
-def infomap(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int) -> np.ndarray:
-    """Modules (N,) by the package ``infomap`` (GPL-3.0-or-later)."""
+def infomap(
+    edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int, directed: bool = False
+) -> np.ndarray:
+    """Modules (N,) by the package ``infomap`` (GPL-3.0-or-later); a face of no edge is a module of its own."""
     import infomap
 
     network = infomap.Network()
     network.add_links(np.column_stack([edges, weights]))  # at once; those of a sparse matrix it adds one by one
-    result = infomap.run(network, two_level=True, num_trials=num_trials, seed=seed + 1)  # its seeds start at 1
-    modules = np.empty(num_faces, dtype=np.int64)
+    result = infomap.run(
+        network, two_level=True, num_trials=num_trials, seed=seed + 1, directed=directed
+    )  # its seeds start at 1
+    modules = -1 - np.arange(num_faces)
     # Not result.modules(): its iterators are SWIG objects, which FAISS's SWIG types take over and crash.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "modules.clu"

@@ -17,3 +17,10 @@ def label_noise(labels: np.ndarray, noise: np.ndarray) -> np.ndarray:
     result = np.full(len(labels), -1, dtype=np.int64)
     result[~noise] = np.unique(labels[~noise], return_inverse=True)[1]
     return result
+
+
+def separate_noise(labels: np.ndarray) -> np.ndarray:
+    """``labels`` (N,) with each face of label -1 a cluster of its own: (N,) int64, numbered from 0."""
+    noise = labels < 0
+    apart = np.where(noise, labels.max(initial=-1) + np.cumsum(noise), labels)
+    return np.unique(apart, return_inverse=True)[1].astype(np.int64)

@@ -21,7 +21,7 @@ CANDIDATES = 24  # thresholds that `choose_threshold` tries
 
 @dataclass
 class ThresholdRule(Rule):
-    """Base class: a clustering of the kNN edges whose similarity is at least a threshold.
+    """Base class: a clustering of the kNN edges whose weight is at least a threshold; it is the similarity by default.
 
     Attributes
     ----------
@@ -36,23 +36,32 @@ class ThresholdRule(Rule):
             raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
         seconds: dict[str, float] = {}
         with timed(seconds, "edges"):
-            edges, similarities = edges_above(gallery.graph, self.threshold)
+            edges, weights = self._edges(gallery, self.threshold)
         with timed(seconds, "components"):
-            labels = self._labels(edges, similarities, len(gallery))
+            labels = self._labels(gallery, edges, weights)
         similar = distinct_pairs(edges)[0]
         return Clustering(labels, seconds, Details(edges_similar=similar, similarity_threshold=self.threshold))
 
+    def candidates(self, gallery: Gallery) -> np.ndarray:
+        """Thresholds that `choose_threshold` tries: over the similarities of the graph but for the outermost 2 %."""
+        lowest, highest = np.quantile(gallery.graph.similarities[:, 1:], [0.02, 0.98]).clip(-1, 1)
+        return np.linspace(lowest, highest, CANDIDATES)
+
+    def _edges(self, gallery: Gallery, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """Edges (M, 2) int64, from the face in whose row they are, and their weights (M,)."""
+        return edges_above(gallery.graph, threshold)
+
     @abstractmethod
-    def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
-        """Labels (N,) int64 from 0, of ``edges`` (M, 2) with ``similarities`` (M,)."""
+    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Labels (N,) int64 from 0, of ``edges`` (M, 2) with ``weights`` (M,)."""
 
 
 @dataclass
 class ComponentsRule(ThresholdRule):
     """Connected components of the thresholded kNN graph: single linkage."""
 
-    def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
-        return connected_labels(edges, num_faces)
+    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return connected_labels(edges, len(gallery))
 
 
 @dataclass
@@ -71,8 +80,8 @@ class MapEquationRule(ThresholdRule):
 
     search = staticmethod(louvain)
 
-    def _labels(self, edges: np.ndarray, similarities: np.ndarray, num_faces: int) -> np.ndarray:
-        return communities(edges, similarities, num_faces, self.num_trials, self.seed, self.search)
+    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return communities(edges, weights, len(gallery), self.num_trials, self.seed, self.search)
 
 
 @dataclass
@@ -88,16 +97,12 @@ class InfomapRule(MapEquationRule):
 
 
 def choose_threshold(rule: ThresholdRule, gallery: Gallery) -> float:
-    """The threshold of ``rule`` with the best mean of pairwise and BCubed F on a labelled ``gallery``.
-
-    Candidates are evenly spaced over the similarities of the graph, its lowest and highest 2 % left out.
-    """
+    """The candidate threshold of ``rule`` with the best mean of pairwise and BCubed F on a labelled ``gallery``."""
     assert gallery.labels_true is not None
     labels_true = gallery.labels_true
-    lowest, highest = np.quantile(gallery.graph.similarities[:, 1:], [0.02, 0.98]).clip(-1, 1).tolist()
 
     def quality(threshold: float) -> float:
         table = Contingency.of(labels_true, replace(rule, threshold=threshold)(gallery).labels)
         return pairwise(table).f_score + bcubed(table).f_score
 
-    return max(np.linspace(lowest, highest, CANDIDATES).tolist(), key=quality)
+    return max(rule.candidates(gallery).tolist(), key=quality)

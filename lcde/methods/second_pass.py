@@ -50,7 +50,7 @@ class SecondPass:
     impostors_per_face: Annotated[float, Within(0)] = 0.0003
     false_edges: Annotated[float, Within(0)] = 0.1
     impostor_merges: Annotated[float, Within(0)] = 0.1
-    num_trials: Annotated[int, Within(1)] = 10
+    num_trials: Annotated[int, Within(1)] = 3
     seed: Annotated[int, Within(0)] = 0
     centring: bool = True
     whitening: bool = True

@@ -1,0 +1,87 @@
+"""FC-ES: edges weighted by shared neighbours, each list of neighbours cut at the first weak one, then Infomap."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from lcde.clustering.communities import infomap
+from lcde.data.gallery import Gallery, KNNGraph, row_blocks
+from lcde.errors import InputError
+from lcde.methods.classical import CANDIDATES, ThresholdRule
+from lcde.methods.settings import Within
+from lcde.progress import track
+
+TEMPERATURE = 0.5  # of the squared distance 2 - 2s
+ROWS = 4_096  # whose shared neighbours are computed at a time
+
+
+@dataclass
+class FCESRule(ThresholdRule):
+    """FC-ES, by the package ``infomap`` (GPL-3.0-or-later).
+
+    A face is linked to its neighbours, nearest first, up to the first one whose neighbour-based edge probability is
+    below the threshold; the communities are those of the directed links.
+
+    Attributes
+    ----------
+    num_trials : int
+        Runs of Infomap, of which the one of the shortest codelength counts.
+    seed : int
+
+    References
+    ----------
+    Liu: Face clustering via early stopping and edge recall. arXiv:2408.13431, 2024.
+    """
+
+    num_trials: Annotated[int, Within(1)] = 1
+    seed: Annotated[int, Within(0)] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if importlib.util.find_spec("infomap") is None:
+            raise InputError("clustering=fces needs the package infomap; pip install 'lcde[infomap]'.")
+
+    def candidates(self, gallery: Gallery) -> np.ndarray:
+        """Thresholds of the edge probability, which has another range than similarities."""
+        return np.linspace(0.05, 0.75, CANDIDATES)
+
+    def _edges(self, gallery: Gallery, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        graph = gallery.graph
+        probability = edge_probability(graph)
+        linked = np.logical_and.accumulate(probability[:, 1:] >= threshold, axis=1)
+        faces, columns = np.nonzero(linked)
+        edges = np.stack([faces, graph.indices[faces, columns + 1]], axis=1).astype(np.int64)
+        return edges, probability[faces, columns + 1]
+
+    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        num_faces = len(gallery)
+        alone = -1 - np.arange(num_faces)
+        if not len(edges):
+            return np.arange(num_faces)
+        modules = infomap(edges, weights, num_faces, self.num_trials, self.seed, directed=True)
+        links = np.bincount(edges[:, 0], minlength=num_faces)
+        return np.unique(np.where(links > 0, modules, alone), return_inverse=True)[1]
+
+
+def edge_probability(graph: KNNGraph) -> np.ndarray:
+    """Neighbour-based edge probability of each edge: (N, K) float32.
+
+    P_im = exp(-(2 - 2 s_im) / 0.5), normalised over the neighbours m of i, itself included; the probability of (i, j)
+    is half the sum of P_im + P_jm over the neighbours m that i and j share.
+    """
+    num_faces, k = graph.indices.shape
+    walk = np.exp((2 * np.clip(graph.similarities, 0, 1) - 2) / TEMPERATURE)
+    walk /= walk.sum(axis=1, keepdims=True)
+    places = graph.indices.ravel(), np.arange(0, walk.size + 1, k)
+    steps, shared = (csr_matrix((values.ravel(), *places), shape=(num_faces,) * 2) for values in (walk, walk > 0))
+    shared = shared.astype(np.float32)
+    to_steps, to_shared = steps.T.tocsr(), shared.T.tocsr()
+    probability = np.empty((num_faces, k), dtype=np.float32)
+    for rows in track(list(row_blocks(num_faces, size=ROWS)), "shared neighbours", num_faces > 10 * ROWS):
+        both = steps[rows] @ to_shared + shared[rows] @ to_steps
+        faces = np.repeat(np.arange(both.shape[0]), k)
+        probability[rows] = np.asarray(both[faces, graph.indices[rows].ravel()]).reshape(-1, k) / 2
+    return probability

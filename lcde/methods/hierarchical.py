@@ -1,0 +1,26 @@
+"""Agglomerative clustering by average linkage."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lcde.clustering.centroids import merge_by_average
+from lcde.data.gallery import Gallery
+from lcde.methods.classical import ThresholdRule
+
+
+@dataclass
+class AverageLinkageRule(ThresholdRule):
+    """Clusters merge while the mean similarity of their faces is above a threshold, most similar ones first.
+
+    Only clusters that a kNN edge connects are compared, so that millions of faces can be clustered; with N neighbours
+    it is agglomerative clustering by average linkage of cosine similarities.
+    """
+
+    def _edges(self, gallery: Gallery, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        return super()._edges(gallery, -1)  # clusters may be more similar than the faces that the edge connects
+
+    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        least = self.threshold
+        assert least is not None
+        return merge_by_average(np.arange(len(gallery)), gallery.features, gallery.graph, lambda _: least, -1)
