@@ -27,9 +27,10 @@ def test_choice_instantiates(choice, tmp_path, monkeypatch):
     for choice_of_extra, package in (
         (("logger", "tensorboard"), "tensorboard"),
         (("clustering", "infomap"), "infomap"),
+        (("clustering", "fces"), "infomap"),
     ):
         if choice == choice_of_extra:
-            pytest.importorskip(package, reason=f"{group}={name} needs the extra of that name")
+            pytest.importorskip(package, reason=f"{group}={name} needs the package {package}")
     if choice == ("logger", "wandb"):
         overrides.append("logger.mode=offline")
     with initialize_config_dir(str(CONF), version_base="1.3"):
