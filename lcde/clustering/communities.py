@@ -79,9 +79,8 @@ def infomap(
 
     network = infomap.Network()
     network.add_links(np.column_stack([edges, weights]))  # at once; those of a sparse matrix it adds one by one
-    result = infomap.run(
-        network, two_level=True, num_trials=num_trials, seed=seed + 1, directed=directed
-    )  # its seeds start at 1
+    first = seed + 1  # its seeds start at 1
+    result = infomap.run(network, two_level=True, num_trials=num_trials, seed=first, directed=directed)
     modules = -1 - np.arange(num_faces)
     # Not result.modules(): its iterators are SWIG objects, which FAISS's SWIG types take over and crash.
     with tempfile.TemporaryDirectory() as folder:

@@ -92,8 +92,13 @@ class InfomapRule(MapEquationRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if importlib.util.find_spec("infomap") is None:
-            raise InputError("clustering=infomap needs the package infomap; pip install 'lcde[infomap]'.")
+        require_infomap("infomap")
+
+
+def require_infomap(choice: str) -> None:
+    """Raise `InputError` where the package ``infomap``, which ``clustering=<choice>`` needs, is missing."""
+    if importlib.util.find_spec("infomap") is None:
+        raise InputError(f"clustering={choice} needs the package infomap; pip install 'lcde[infomap]'.")
 
 
 def choose_threshold(rule: ThresholdRule, gallery: Gallery) -> float:

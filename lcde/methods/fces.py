@@ -1,6 +1,5 @@
 """FC-ES: edges weighted by shared neighbours, each list of neighbours cut at the first weak one, then Infomap."""
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,8 +8,7 @@ from scipy.sparse import csr_matrix
 
 from lcde.clustering.communities import infomap
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
-from lcde.errors import InputError
-from lcde.methods.classical import CANDIDATES, ThresholdRule
+from lcde.methods.classical import CANDIDATES, ThresholdRule, require_infomap
 from lcde.methods.settings import Within
 from lcde.progress import track
 
@@ -41,8 +39,7 @@ class FCESRule(ThresholdRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if importlib.util.find_spec("infomap") is None:
-            raise InputError("clustering=fces needs the package infomap; pip install 'lcde[infomap]'.")
+        require_infomap("fces")
 
     def candidates(self, gallery: Gallery) -> np.ndarray:
         """Thresholds of the edge probability, which has another range than similarities."""

@@ -18,7 +18,7 @@ class AverageLinkageRule(ThresholdRule):
     """
 
     def _edges(self, gallery: Gallery, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        return super()._edges(gallery, -1)  # clusters may be more similar than the faces that the edge connects
+        return np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)  # no edge joins two faces by itself
 
     def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
         least = self.threshold
