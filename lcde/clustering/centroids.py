@@ -113,8 +113,8 @@ def edges_between_clusters(labels: np.ndarray, graph: KNNGraph, edge_similarity:
     """
     edges = [np.empty((0, 2), dtype=np.int64)]
     for found, _ in edge_blocks(graph, edge_similarity, first_row):
-        ends = labels[found]
-        edges.append(found[np.not_equal(*ends.T) & (ends >= 0).all(axis=1)])
+        first, second = labels[found.T]
+        edges.append(found[(first != second) & (np.minimum(first, second) >= 0)])
     return np.concatenate(edges)
 
 

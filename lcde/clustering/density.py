@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from lcde.data.gallery import row_blocks
+from lcde.data.gallery import fill_in_threads, row_blocks
 
 
 def symmetrise(connectivity: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -26,12 +26,15 @@ def symmetrise(connectivity: np.ndarray, indices: np.ndarray) -> np.ndarray:
     graph = csr_matrix((connectivity.ravel(), indices.ravel(), row_starts), shape=(num_faces, num_faces))
     incoming = graph.tocsc()  # column i: the faces that have i as a neighbour, in ascending order
     result = np.empty((num_faces, k), dtype=np.float32)
-    for rows in row_blocks(num_faces):
+
+    def fill(rows: slice) -> None:
         face = np.repeat(np.arange(rows.stop - rows.start, dtype=indices.dtype), k)
         # A slice of its own: each look-up first checks that all columns it is given are in order.
         reverse = incoming[:, rows][indices[rows].ravel(), face]
         np.add(connectivity[rows], reverse.A1.reshape(-1, k), out=result[rows])
         result[rows] /= 2
+
+    fill_in_threads(fill, row_blocks(num_faces))
     return result
 
 

@@ -84,7 +84,12 @@ def values_of_edges(values: np.ndarray, edges: np.ndarray, indices: np.ndarray) 
 
 def distinct_pairs(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each pair (M, 2) of two different numbers below 2^32 once, the lower first (P, 2), and where it stood (P,)."""
-    apart = np.flatnonzero(np.not_equal(*pairs.T))
-    first, second = pairs[apart].min(axis=1), pairs[apart].max(axis=1)
-    key, position = np.unique(first << 32 | second, return_index=True)
+    first, second = pairs.T
+    apart = np.flatnonzero(first != second)
+    key = (np.minimum(first, second) << 32 | np.maximum(first, second))[apart]
+    order = np.argsort(key)  # not np.unique, whose stable sort takes twice as long
+    key = key[order]
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    position = np.minimum.reduceat(order, starts) if len(starts) else order
+    key = key[starts]
     return np.stack([key >> 32, key & 0xFFFF_FFFF], axis=1), apart[position]

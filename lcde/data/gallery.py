@@ -3,7 +3,8 @@
 Shape letters used everywhere: N faces, D feature dimension, K neighbours counting the face itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,14 @@ ROWS = 4_096  # rows handled at a time: millions of faces leave no room for a se
 def row_blocks(end: int, start: int = 0, size: int | None = None) -> Iterator[slice]:
     """Slices of at most ``size`` rows, by default `ROWS`, that together cover the rows from ``start`` to ``end``."""
     return (slice(first, min(first + (size or ROWS), end)) for first in range(start, end, size or ROWS))
+
+
+def fill_in_threads(fill: Callable[[slice], None], blocks: Iterable[slice]) -> None:
+    """Call ``fill`` for each of ``blocks``, on all threads that PyTorch uses: NumPy and SciPy work side by side."""
+    import torch  # for its number of threads
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, blocks))
 
 
 @dataclass(frozen=True)

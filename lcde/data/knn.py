@@ -4,7 +4,6 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from lcde.data.formats import REBUILD, as_graph, read_knn, write_knn
-from lcde.data.gallery import Gallery, KNNGraph, row_blocks
+from lcde.data.gallery import Gallery, KNNGraph, fill_in_threads, row_blocks
 from lcde.data.search import choose_search
 from lcde.errors import InputError
 from lcde.progress import track
@@ -292,15 +291,12 @@ def edge_similarities(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
     -------
     (N, K) float32
     """
-    import torch  # for its number of threads
-
     similarities = np.empty(indices.shape, dtype=np.float32)
 
     def fill(rows: slice) -> None:
         similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], features[rows])
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy releases the lock of the interpreter
-        list(pool.map(fill, row_blocks(len(indices), size=GATHERED_ROWS)))
+    fill_in_threads(fill, row_blocks(len(indices), size=GATHERED_ROWS))
     return similarities
 
 

@@ -104,9 +104,11 @@ class SecondPass:
         """Labels (N,): communities of the edges from ``threshold`` on; faces behind the known ones may join these."""
         num_known = len(known_labels)
         edges, weights = edges_above(graph, threshold, num_known)
+        if not num_known:
+            return communities(edges, weights, len(graph), self.num_trials, self.seed)
         among, num_new = edges[:, 1] >= num_known, len(graph) - num_known
         groups = communities(edges[among] - num_known, weights[among], num_new, self.num_trials, self.seed)
-        return assign_faces(edges, weights, known_labels, groups) if num_known else groups
+        return assign_faces(edges, weights, known_labels, groups)
 
     def merge(
         self, labels: np.ndarray, whitened: Whitened, threshold: float, impostor_merges: float, num_known: int
