@@ -1,4 +1,4 @@
-"""``lcde``: train, evaluate, and convert files of embeddings and networks."""
+"""``lcde``: train, evaluate, compare methods, and convert files of embeddings and networks."""
 
 import runpy
 import sys
@@ -10,7 +10,7 @@ SCRIPTS = next(folder for folder in (Path(__file__).parent / "scripts", Path(__f
 
 def main() -> None:
     """Run the command that the first argument names."""
-    if sys.argv[1:2] in (["train"], ["eval"]):
+    if sys.argv[1:2] in (["train"], ["eval"], ["compare"]):
         # As `python train.py`: what Lightning and Hydra start again is the script.
         sys.argv = [str(SCRIPTS / f"{sys.argv[1]}.py"), *sys.argv[2:]]
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lcde"
-ORDER = ["data", "clustering", "methods", "models", "evaluation", "training", "report", "commands", "estimator"]
+ORDER = [
+    "data",
+    "clustering",
+    "methods",
+    "models",
+    "peers",
+    "evaluation",
+    "training",
+    "report",
+    "commands",
+    "estimator",
+]
 # What a package may not import beside the packages after it.
 FORBIDDEN = {
     "metrics.py": ("lcde", "torch", "pytorch_lightning"),
@@ -16,8 +27,9 @@ FORBIDDEN = {
     "clustering": ("pytorch_lightning", "hydra", "torch"),
     "methods": ("pytorch_lightning", "hydra"),
     "models": ("hydra",),
-    "evaluation": ("pytorch_lightning", "lcde.models"),
-    "report": ("lcde.training", "lcde.models"),
+    "peers": ("hydra",),
+    "evaluation": ("pytorch_lightning", "lcde.models", "lcde.peers"),
+    "report": ("lcde.training", "lcde.models", "lcde.peers"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The commands of ``lcde``: train, eval, and the conversion of files."""
+"""The commands of ``lcde``: train, eval, compare, and the conversion of files."""
 
 import os
 import sys

@@ -43,6 +43,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser("train", help="Train a method and show its F-scores: lcde train [key=value …].")
     commands.add_parser("eval", help="Cluster and score embeddings: lcde eval [checkpoint=…] [key=value …].")
+    commands.add_parser("compare", help="Train and score many methods: lcde compare [methods=[…]] [key=value …].")
     for command in (to_ms1m, from_ms1m, export):
         subparser = commands.add_parser(command.__name__.replace("_", "-"), help=command.__doc__)
         for name, kind in command.__annotations__.items():

@@ -1,4 +1,4 @@
-"""Rules without training: edges of the kNN graph above one similarity threshold."""
+"""Rules of one threshold: edges of the kNN graph above it, and the clusters that these make."""
 
 import importlib.util
 from abc import abstractmethod
@@ -10,7 +10,7 @@ import numpy as np
 from lcde.clustering.communities import communities, infomap, louvain
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import distinct_pairs, edges_above
-from lcde.data.gallery import Gallery
+from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
 from lcde.methods.method import Clustering, Details, Rule, Scores, timed
 from lcde.methods.settings import Within
@@ -23,6 +23,8 @@ CANDIDATES = 24  # thresholds that `choose_threshold` tries
 class ThresholdRule(Rule):
     """Base class: a clustering of the kNN edges whose weight is at least a threshold; it is the similarity by default.
 
+    A subclass implements `_labels`; one with other weights, `weigh` and `candidates`.
+
     Attributes
     ----------
     threshold : float, optional
@@ -32,24 +34,36 @@ class ThresholdRule(Rule):
     threshold: Annotated[float | None, Within(-1, 1)] = None
 
     def __call__(self, gallery: Gallery, scores: Scores | None = None) -> Clustering:
+        seconds: dict[str, float] = {}
+        with timed(seconds, "weights"):
+            graph = self.weigh(gallery, scores)
+        clustering = self.cut(gallery, graph)
+        return replace(clustering, seconds=seconds | clustering.seconds)
+
+    def weigh(self, gallery: Gallery, scores: Scores | None) -> KNNGraph:
+        """The kNN graph with the weights of its edges in place of their similarities: all but the threshold."""
+        return gallery.graph
+
+    def cut(self, gallery: Gallery, graph: KNNGraph) -> Clustering:
+        """The clustering by `threshold`, of ``graph`` as `weigh` gave it."""
         if self.threshold is None:
             raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
         seconds: dict[str, float] = {}
         with timed(seconds, "edges"):
-            edges, weights = self._edges(gallery, self.threshold)
+            edges, weights = self._edges(graph, self.threshold)
         with timed(seconds, "components"):
             labels = self._labels(gallery, edges, weights)
         similar = distinct_pairs(edges)[0]
         return Clustering(labels, seconds, Details(edges_similar=similar, similarity_threshold=self.threshold))
 
-    def candidates(self, gallery: Gallery) -> np.ndarray:
-        """Thresholds that `choose_threshold` tries: over the similarities of the graph but for the outermost 2 %."""
-        lowest, highest = np.quantile(gallery.graph.similarities[:, 1:], [0.02, 0.98]).clip(-1, 1)
+    def candidates(self, graph: KNNGraph) -> np.ndarray:
+        """Thresholds that `choose_threshold` tries: over the weights of ``graph`` but for the outermost 2 %."""
+        lowest, highest = np.quantile(graph.similarities[:, 1:], [0.02, 0.98]).clip(-1, 1)
         return np.linspace(lowest, highest, CANDIDATES)
 
-    def _edges(self, gallery: Gallery, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    def _edges(self, graph: KNNGraph, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """Edges (M, 2) int64, from the face in whose row they are, and their weights (M,)."""
-        return edges_above(gallery.graph, threshold)
+        return edges_above(graph, threshold)
 
     @abstractmethod
     def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -101,13 +115,13 @@ def require_infomap(choice: str) -> None:
         raise InputError(f"clustering={choice} needs the package infomap; pip install 'lcde[infomap]'.")
 
 
-def choose_threshold(rule: ThresholdRule, gallery: Gallery) -> float:
+def choose_threshold(rule: ThresholdRule, gallery: Gallery, scores: Scores | None = None) -> float:
     """The candidate threshold of ``rule`` with the best mean of pairwise and BCubed F on a labelled ``gallery``."""
     assert gallery.labels_true is not None
-    labels_true = gallery.labels_true
+    labels_true, graph = gallery.labels_true, rule.weigh(gallery, scores)
 
     def quality(threshold: float) -> float:
-        table = Contingency.of(labels_true, replace(rule, threshold=threshold)(gallery).labels)
+        table = Contingency.of(labels_true, replace(rule, threshold=threshold).cut(gallery, graph).labels)
         return pairwise(table).f_score + bcubed(table).f_score
 
-    return max(rule.candidates(gallery).tolist(), key=quality)
+    return max(rule.candidates(graph).tolist(), key=quality)

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from lcde.clustering.communities import infomap
-from lcde.data.gallery import Gallery, KNNGraph, row_blocks
+from lcde.clustering.shared_neighbours import sums_over_shared
+from lcde.data.gallery import Gallery, KNNGraph
 from lcde.methods.classical import CANDIDATES, ThresholdRule, require_infomap
+from lcde.methods.method import Scores
 from lcde.methods.settings import Within
-from lcde.progress import track
 
 TEMPERATURE = 0.5  # of the squared distance 2 - 2s
-ROWS = 4_096  # whose shared neighbours are computed at a time
 
 
 @dataclass
@@ -41,17 +40,19 @@ class FCESRule(ThresholdRule):
         super().__post_init__()
         require_infomap("fces")
 
-    def candidates(self, gallery: Gallery) -> np.ndarray:
+    def weigh(self, gallery: Gallery, scores: Scores | None) -> KNNGraph:
+        """Edges weighted by `edge_probability`, neighbours in the order of their similarity."""
+        return KNNGraph(gallery.graph.indices, edge_probability(gallery.graph))
+
+    def candidates(self, graph: KNNGraph) -> np.ndarray:
         """Thresholds of the edge probability, which has another range than similarities."""
         return np.linspace(0.05, 0.75, CANDIDATES)
 
-    def _edges(self, gallery: Gallery, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        graph = gallery.graph
-        probability = edge_probability(graph)
-        linked = np.logical_and.accumulate(probability[:, 1:] >= threshold, axis=1)
+    def _edges(self, graph: KNNGraph, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        linked = np.logical_and.accumulate(graph.similarities[:, 1:] >= threshold, axis=1)
         faces, columns = np.nonzero(linked)
         edges = np.stack([faces, graph.indices[faces, columns + 1]], axis=1).astype(np.int64)
-        return edges, probability[faces, columns + 1]
+        return edges, graph.similarities[faces, columns + 1]
 
     def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
         num_faces = len(gallery)
@@ -69,16 +70,8 @@ def edge_probability(graph: KNNGraph) -> np.ndarray:
     P_im = exp(-(2 - 2 s_im) / 0.5), normalised over the neighbours m of i, itself included; the probability of (i, j)
     is half the sum of P_im + P_jm over the neighbours m that i and j share.
     """
-    num_faces, k = graph.indices.shape
     walk = np.exp((2 * np.clip(graph.similarities, 0, 1) - 2) / TEMPERATURE)
     walk /= walk.sum(axis=1, keepdims=True)
-    places = graph.indices.ravel(), np.arange(0, walk.size + 1, k)
-    steps, shared = (csr_matrix((values.ravel(), *places), shape=(num_faces,) * 2) for values in (walk, walk > 0))
-    shared = shared.astype(np.float32)
-    to_steps, to_shared = steps.T.tocsr(), shared.T.tocsr()
-    probability = np.empty((num_faces, k), dtype=np.float32)
-    for rows in track(list(row_blocks(num_faces, size=ROWS)), "shared neighbours", num_faces > 10 * ROWS):
-        both = steps[rows] @ to_shared + shared[rows] @ to_steps
-        faces = np.repeat(np.arange(both.shape[0]), k)
-        probability[rows] = np.asarray(both[faces, graph.indices[rows].ravel()]).reshape(-1, k) / 2
-    return probability
+    ones = np.ones_like(walk)
+    own, of_neighbour = (sums_over_shared(*factors, graph.indices) for factors in ((walk, ones), (ones, walk)))
+    return (own + of_neighbour) / 2

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcde.clustering.centroids import merge_by_average
-from lcde.data.gallery import Gallery
+from lcde.data.gallery import Gallery, KNNGraph
 from lcde.methods.classical import ThresholdRule
 
 
@@ -17,7 +17,7 @@ class AverageLinkageRule(ThresholdRule):
     it is agglomerative clustering by average linkage of cosine similarities.
     """
 
-    def _edges(self, gallery: Gallery, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    def _edges(self, graph: KNNGraph, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         return np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.float32)  # no edge joins two faces by itself
 
     def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -32,6 +32,10 @@ class Scores:
         """
         raise InputError("the model gives no connectivity of faces; choose another clustering=….")
 
+    def embedding(self) -> np.ndarray:
+        """What the model makes of each face and its neighbours: (N, E) float32."""
+        raise InputError("the model gives no values of single faces; choose another clustering=….")
+
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """Probability that the two ends of each of ``edges`` (M, 2) int64 are of one identity: (M,) float32."""
         raise InputError("the model gives no edge probabilities; choose another clustering=….")

@@ -75,6 +75,10 @@ class CachedScores(Scores):
     def _chunk_files(self) -> Iterator[Path]:
         return self.folder.glob(f"{self.key}.rows-*.npz")
 
+    def embedding(self) -> np.ndarray:
+        """As `GraphScorer.embedding`, which takes little time and is not kept."""
+        return self.scorer().embedding()
+
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """As `GraphScorer.edge_probability`; only edges that were never asked about go to the network."""
         wanted = edges[:, 0] << 32 | edges[:, 1]

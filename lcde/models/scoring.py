@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lcde.data.gallery import Gallery
+from lcde.data.gallery import Gallery, row_blocks
 from lcde.distributed import broadcast, gather, rank, world_size
 from lcde.methods.method import Scores
 from lcde.models.tokens import num_distinct
@@ -26,15 +26,20 @@ class PairNetworks(NamedTuple):
 
     Attributes
     ----------
-    connectivity : callable
+    connectivity : callable, optional
         Features (B, K, D) of the neighbours of B faces -> probability (B, K) float32 that each has the face's identity.
+        None for a model that gives none.
     edge_probability : callable, optional
         Features (B, 2K, D) of the neighbours of both ends of B edges, and which faces (B, 2K) int64 they are ->
         probability (B,) float32 that both ends are of one identity. None for a model that scores no edges.
+    embedding : callable, optional
+        Features (B, K, D) of the neighbours of B faces -> values (B, E) of each face, which the functions above then
+        read in place of its features.
     """
 
-    connectivity: Callable[[Tensor], Tensor]
+    connectivity: Callable[[Tensor], Tensor] | None = None
     edge_probability: Callable[[Tensor, Tensor], Tensor] | None = None
+    embedding: Callable[[Tensor], Tensor] | None = None
 
 
 class GraphScorer(Scores):
@@ -65,10 +70,27 @@ class GraphScorer(Scores):
         self.features = torch.from_numpy(gallery.features).to(device, dtype)
         self.indices = torch.from_numpy(gallery.graph.indices).to(device)
         self.show_progress = show_progress and rank() == 0
+        if networks.embedding is not None:
+            self.features = self._embedded(networks.embedding)
+
+    @torch.inference_mode()
+    def _embedded(self, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """Values (N, E) of all faces; every rank computes them all."""
+        rows = np.arange(len(self.indices))[:, None]
+        blocks = row_blocks(len(rows), size=self._batch_size(rows))
+        return torch.cat([embed(self.features[self.indices[block].long()]) for block in blocks])
+
+    def embedding(self) -> np.ndarray:
+        """What the model makes of each face: (N, E) float32."""
+        if self.networks.embedding is None:
+            return super().embedding()
+        return self.features.float().cpu().numpy()
 
     def connectivity(self, first_row: int = 0) -> np.ndarray:
         """Connectivity (N - first_row, K) float32 of the faces from ``first_row`` on, not symmetrised."""
         faces = np.arange(first_row, len(self.indices))[:, None]
+        if self.networks.connectivity is None:
+            return super().connectivity(first_row)
         connectivity = np.empty((len(faces), self.indices.shape[1]), dtype=np.float32)
         for positions, scores in self.chunks(faces):
             connectivity[positions] = scores
@@ -155,6 +177,7 @@ class GraphScorer(Scores):
 
     def _score(self, neighbours: Tensor, of_faces: bool) -> Tensor:
         if of_faces:
+            assert self.networks.connectivity is not None
             return self.networks.connectivity(self.features[neighbours])
         assert self.networks.edge_probability is not None
         return self.networks.edge_probability(self.features[neighbours], neighbours)

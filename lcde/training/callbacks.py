@@ -121,9 +121,9 @@ class PairRefresh(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the training part, on all processes."""
-        if not isinstance(pl_module, PairModel):
-            return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it
+        if not isinstance(pl_module, PairModel) or not datamodule.sampler.reads_connectivity:
+            return
         scores = pl_module.bind(datamodule.train_gallery, "float32", False, None)
         if rank() > 0:
             scores.serve()

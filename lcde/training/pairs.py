@@ -1,7 +1,7 @@
 """How an epoch's pairs of faces are drawn from a kNN graph."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -11,7 +11,15 @@ from lcde.data.gallery import KNNGraph
 
 
 class PairSampler(Protocol):
-    """Draws the pairs of an epoch."""
+    """Draws the pairs of an epoch.
+
+    Attributes
+    ----------
+    reads_connectivity : bool
+        Whether it reads the connectivity by the present model; else none is computed.
+    """
+
+    reads_connectivity: ClassVar[bool]
 
     def __call__(self, graph: KNNGraph, connectivity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draw pairs (P, 2) int64 of neighbours; ``connectivity`` (N, K) is symmetrised."""
@@ -28,6 +36,8 @@ class UniformPairs:
     """
 
     pairs_per_face: float
+
+    reads_connectivity = False
 
     def __call__(self, graph: KNNGraph, connectivity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As `PairSampler`."""
@@ -53,6 +63,8 @@ class MixedPairs:
     uncertain: float
     near: float
     near_neighbours: int
+
+    reads_connectivity = True
 
     def __call__(self, graph: KNNGraph, connectivity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As `PairSampler`."""

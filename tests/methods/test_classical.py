@@ -32,7 +32,7 @@ def test_well_separated_identities_are_found(kind, gallery):
     assert result.labels.dtype == np.int64
     assert np.array_equal(np.unique(result.labels), np.arange(12))
     assert len(set(zip(result.labels.tolist(), gallery.labels_true.tolist(), strict=True))) == 12
-    assert set(result.seconds) == {"edges", "components"}
+    assert set(result.seconds) == {"weights", "edges", "components"}
     assert result.details.similarity_threshold == threshold
     found = {tuple(edge) for edge in result.details.edges_similar.tolist()}
     assert found == {

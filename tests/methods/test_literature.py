@@ -88,13 +88,14 @@ def test_neighbour_based_edge_probability_is_the_published_one(circle):
 
 def test_edge_probability_does_not_depend_on_block_size(circle, monkeypatch):
     whole = edge_probability(circle.graph)
-    monkeypatch.setattr("lcde.methods.fces.ROWS", 3)
+    monkeypatch.setattr("lcde.clustering.shared_neighbours.ROWS", 3)
     assert np.array_equal(edge_probability(circle.graph), whole)
 
 
 @needs_infomap
 def test_lists_are_cut_at_the_first_weak_neighbour(circle):
-    edges, weights = FCESRule(0.6)._edges(circle, 0.6)
+    rule = FCESRule(0.6)
+    edges, weights = rule._edges(rule.weigh(circle, None), 0.6)
     assert len(edges) == 30
     assert edges[edges[:, 0] == 5].tolist() == [[5, 4], [5, 6]]  # 7 has 0.6185, but comes after 3
     assert weights.min() >= 0.6
@@ -106,7 +107,7 @@ def test_a_face_without_links_is_alone():
     features = normalise(rng.standard_normal((20, 3)).astype(np.float32), "faces")
     gallery = Gallery("test", features, build_knn(features, 5))
     rule = FCESRule(0.75)
-    edges, _ = rule._edges(gallery, 0.75)
+    edges, _ = rule._edges(rule.weigh(gallery, None), 0.75)
     labels = rule(gallery).labels
     alone = np.setdiff1d(np.arange(20), edges[:, 0])
     assert len(np.intersect1d(alone, edges[:, 1]))  # others link to it

@@ -1,0 +1,266 @@
+"""The jobs of ``lcde compare``: one method with one seed each, in a process of its own.
+
+Such a process runs ``python -m lcde.commands.compare FOLDER`` and writes ``results.json`` into its folder at the end.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra import compose
+from hydra.conf import HydraConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lcde.configuration import CONF, build, compose_config, trained_model
+from lcde.data.datasets import Parts
+from lcde.data.gallery import Gallery
+from lcde.errors import InputError
+from lcde.evaluation.output import metrics_of, table_row
+from lcde.evaluation.results import evaluate
+from lcde.files import write_atomically
+from lcde.methods.classical import ThresholdRule, choose_threshold
+from lcde.methods.method import Method, Rule
+from lcde.models.base import Model
+from lcde.models.weights import load_checkpoint, require_matching
+from lcde.progress import track
+from lcde.training.fit import set_up
+from lcde.training.resume import last_checkpoint
+
+OWN = ("methods", "seeds", "checkpoints", "settings")  # keys of conf/compare.yaml that the jobs do not get
+CHOSEN = {
+    "model": "methods=[…]",
+    "clustering": "methods=[…]",
+    "seed": "seeds=[…]",
+    "checkpoint": "checkpoints.<method>=…",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method with one seed.
+
+    Attributes
+    ----------
+    method : str
+    seed : int
+    folder : Path
+        Of its files.
+    overrides : list of str
+        Of conf/train.yaml.
+    config_dir : str, optional
+        Folder of a user's own YAML files.
+    """
+
+    method: str
+    seed: int
+    folder: Path
+    overrides: list[str]
+    config_dir: str | None
+
+    @property
+    def results(self) -> Path:
+        """The file that it writes at its end."""
+        return self.folder / "results.json"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What `run` gave, with method and seed; where it has not ended, the reason under "error"."""
+        of_job = {"method": self.method, "seed": self.seed}
+        if self.results.is_file():
+            return [of_job | row for row in json.loads(self.results.read_text())]
+        log = self.folder / "log.txt"
+        lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+        return [of_job | {"error": lines[-1].removeprefix("error: ") if lines else "not run yet"}]
+
+
+def jobs_of(config: DictConfig, hydra: HydraConf, folder: Path) -> list[Job]:
+    """The jobs of a command.
+
+    Parameters
+    ----------
+    config : DictConfig
+        As conf/compare.yaml composes it.
+    hydra : HydraConf
+        Of the command: its overrides and the folders of YAML files.
+    folder : Path
+        Of the command; each job gets ``<folder>/<method>/<seed>``.
+
+    Raises
+    ------
+    InputError
+        For unknown methods, settings that ``methods`` and ``seeds`` stand for, and a folder of another comparison.
+    """
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    common = []
+    for text, override in zip(
+        hydra.overrides.task, OverridesParser.create().parse_overrides(hydra.overrides.task), strict=True
+    ):
+        key = override.get_key_element().lstrip("+~")
+        if key in CHOSEN:
+            raise InputError(f"lcde compare sets {key} itself; use {CHOSEN[key]} in place of {text}.")
+        if key.split(".")[0] not in OWN:
+            common.append(text)
+    given = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(given, dict)
+    methods, jobs = list(given["methods"]), []
+    for name in (*given["checkpoints"], *given["settings"]):
+        if name not in methods:
+            raise InputError(f"{name} has settings or a checkpoint, but methods={methods} does not name it.")
+    for method in methods:
+        overrides = [*_choice(method, [CONF, *map(Path, own)]), *common, *given["settings"].get(method, [])]
+        if method in given["checkpoints"]:
+            overrides.append(f"checkpoint='{given['checkpoints'][method]}'")
+        for seed in given["seeds"]:
+            of_job = folder / method / str(seed)
+            job = Job(
+                method,
+                seed,
+                of_job,
+                [*overrides, f"seed={seed}", f"run_dir='{of_job.absolute()}'"],
+                own[0] if own else None,
+            )
+            try:
+                compose("train", job.overrides)  # as this command's: errors come before any work
+            except HydraException as error:
+                reason = f"{method} cannot be set up: {str(error).splitlines()[0].rstrip('.')}"
+                raise InputError(f"{reason}; what one method alone gets stands in settings.{method}=[…].") from None
+            jobs.append(job)
+    for job in jobs:
+        text = json.dumps({"overrides": job.overrides, "config_dir": job.config_dir})
+        path = job.folder / "job.json"
+        if path.is_file() and path.read_text() != text:
+            raise InputError(f"{job.folder} holds a job of other settings; name another folder with hydra.run.dir=….")
+        write_atomically(path, partial(_write, text=text))
+    return jobs
+
+
+def run_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
+    """Run those ``jobs`` that have no results yet, one after the other, and yield each when it has ended."""
+    for job in track([job for job in jobs if not job.results.is_file()], "methods and seeds"):
+        print(f"{job.method}, seed {job.seed}", flush=True)
+        with open(job.folder / "log.txt", "wb") as log:
+            command = [sys.executable, "-m", "lcde.commands.compare", str(job.folder)]
+            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+        yield job
+
+
+def run(folder: Path) -> list[dict[str, Any]]:
+    """Train, unless a checkpoint is given, and score the job of ``folder``.
+
+    Returns
+    -------
+    list of dict
+        One row for each part and way to choose the threshold ("threshold_by"): "settings" for that of the YAML file,
+        "held-out" identities, or the part itself, "oracle". Scores are fractions.
+    """
+    job = json.loads((folder / "job.json").read_text())
+    config = compose_config("train", job["overrides"], job["config_dir"])
+    pl.seed_everything(config.seed, verbose=False)
+    name, dataset, rule = folder.parent.name, build(config.dataset), build(config.clustering)
+    model: Model | None = None
+    parts: Parts | None = None
+    cost = {"training_seconds": 0.0}
+    trained = trained_model(config)
+    if trained is not None:
+        require_matching(trained, dataset.feature_dim, dataset.k)
+        model = trained.model
+    elif config.model:
+        start = time.perf_counter()
+        training = set_up(config, name, dataset, None)
+        training.trainer.fit(training.model, training.datamodule, ckpt_path=last_checkpoint(folder))
+        chosen = training.trainer.checkpoint_callback
+        assert isinstance(chosen, ModelCheckpoint)
+        model, parts = load_checkpoint(chosen.best_model_path).model, training.datamodule.parts
+        model = model.to(training.trainer.strategy.root_device)
+        cost["training_seconds"] = time.perf_counter() - start
+    parts = parts or dataset.load(train=False)
+    rules, rows = rules_of(rule, parts, model), []
+    for gallery in parts.scored():
+        of_part = dict(rules)
+        if isinstance(rule, ThresholdRule) and gallery.labels_true is not None and not gallery.held_out:
+            of_part["oracle"] = with_best_threshold(rule, gallery, model)
+        rows += [row_of(gallery, name, by, chosen, model) | cost for by, chosen in of_part.items()]
+    return rows
+
+
+def rules_of(rule: Rule, parts: Parts, model: Model | None) -> dict[str, Rule]:
+    """``rule`` as it is set, unless it lacks a threshold, and with the one that is best on held-out identities."""
+    if not isinstance(rule, ThresholdRule):
+        return {"settings": rule}
+    rules: dict[str, Rule] = {} if rule.threshold is None else {"settings": rule}
+    if parts.validation is not None:
+        rules["held-out"] = with_best_threshold(rule, parts.validation, model)
+    elif rule.threshold is None:
+        raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
+    return rules
+
+
+def with_best_threshold(rule: ThresholdRule, gallery: Gallery, model: Model | None) -> ThresholdRule:
+    """``rule`` with the threshold that is best on ``gallery``."""
+    scores = None
+    if rule.needs_scores:
+        if model is None:
+            raise InputError("the rule needs a trained model; name a choice of model= in methods=[…].")
+        scores = model.bind(gallery, rule.precision, False, None)
+    return replace(rule, threshold=choose_threshold(rule, gallery, scores))
+
+
+def row_of(gallery: Gallery, name: str, threshold_by: str, rule: Rule, model: Model | None) -> dict[str, Any]:
+    """The row of one clustering, see `run`."""
+    result = evaluate(gallery, Method(name, rule, model), show_progress=True)
+    assert result is not None  # this is rank 0
+    values = metrics_of(result)
+    threshold = rule.threshold if isinstance(rule, ThresholdRule) else None
+    row = {"part": gallery.name, "held_out": gallery.held_out, "threshold_by": threshold_by, "threshold": threshold}
+    row |= {"faces": len(gallery), **table_row(values), "peak_memory_mb": result.peak_memory_mb}
+    if torch.cuda.is_available():
+        row["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return row
+
+
+def _choice(method: str, folders: Sequence[Path]) -> list[str]:
+    """The overrides that choose ``method``."""
+    names = {
+        group: {file.stem for folder in folders for file in folder.glob(f"{group}/*.yaml")}
+        for group in ("model", "clustering")
+    }
+    if method in names["model"] - {"none"}:
+        return [f"model={method}"]
+    if method in names["clustering"]:
+        return ["model=none", f"clustering={method}"]
+    known = ", ".join(sorted((names["model"] | names["clustering"]) - {"none"}))
+    raise InputError(f"methods=[…] names {method}, which is no choice of model= or clustering=; there are {known}.")
+
+
+def _write(file: Any, text: str) -> None:
+    file.write(text.encode())
+
+
+def main() -> None:
+    """Run the job of the folder that the command line names."""
+    folder = Path(sys.argv[1])
+    try:
+        text = json.dumps(run(folder), indent=1, default=_plain)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    write_atomically(folder / "results.json", partial(_write, text=text))
+
+
+def _plain(value: Any) -> Any:
+    assert isinstance(value, np.generic)
+    return value.item()
+
+
+if __name__ == "__main__":
+    main()

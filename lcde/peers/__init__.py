@@ -1,0 +1,1 @@
+"""Trained methods of the literature: each file holds the network and the rule of one."""

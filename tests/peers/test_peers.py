@@ -1,0 +1,242 @@
+"""Trained methods of the literature: values computed apart on ten points of a circle, oracles, and real training."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from lcde.clustering.shared_neighbours import sums_over_shared
+from lcde.configuration import build, compose_config
+from lcde.data.datasets import Parts
+from lcde.data.formats import normalise
+from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.knn import build_knn
+from lcde.errors import InputError
+from lcde.methods.classical import ComponentsRule, choose_threshold
+from lcde.methods.method import Scores
+from lcde.metrics import Contingency, bcubed, pairwise
+from lcde.peers.chen import ChenRule, diffusion_density, transition_distance
+from lcde.peers.gcn_v import GCNVRule, confidence, peak_links
+from lcde.peers.star_fc import StarFCRule, intimacy
+from lcde.training.fit import set_up
+
+DEGREES = np.array([0, 5, 11, 18, 40, 46, 53, 75, 84, 110])
+PEERS = ["chen", "star_fc", "gcn_v"]
+
+
+@pytest.fixture
+def circle():
+    angles = np.deg2rad(DEGREES)
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    graph = build_knn(features, 5)
+    graph.indices[7] = 7, 8, 6, 5, 9  # 4 is as near as 9
+    return Gallery("circle", features, graph, np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3]))
+
+
+class Known(Scores):
+    """Given scores."""
+
+    def __init__(self, connectivity=None, embedding=None):
+        self._connectivity, self._embedding = connectivity, embedding
+
+    def connectivity(self, first_row=0):
+        return self._connectivity[first_row:]
+
+    def embedding(self):
+        return self._embedding
+
+
+def same_clusters(found, expected):
+    return np.array_equal(found[:, None] == found, expected[:, None] == expected)
+
+
+def test_sums_over_shared_neighbours_are_those_of_dense_matrices(make_graph):
+    graph, weights = make_graph(0, 40, 6)
+    dense = np.zeros((2, 40, 40))
+    for matrix, values in zip(dense, (graph.similarities, weights), strict=True):
+        np.put_along_axis(matrix, graph.indices, values, axis=1)
+    expected = np.take_along_axis(dense[0] @ dense[1].T, graph.indices, axis=1)
+    assert sums_over_shared(graph.similarities, weights, graph.indices) == pytest.approx(expected)
+
+
+def test_diffusion_density_is_the_published_one(circle):
+    density = diffusion_density(1 - circle.graph.similarities, circle.graph.indices, nearest=3)
+    expected = [0.6711, 1.3273, 1.3297, 0.6719, 0.9964, 1.0084, 1.2995, 0.9786, 1.0266, 0.6904]
+    assert density == pytest.approx(expected, abs=1e-4)
+
+
+def test_transition_distance_is_the_published_one(circle):
+    distance = transition_distance(1 - circle.graph.similarities, circle.graph.indices)
+    assert circle.graph.indices[7].tolist() == [7, 8, 6, 5, 9]
+    assert distance[7, 1:] == pytest.approx([0.0367, 0.4032, 0.5918, 0.5823], abs=1e-4)
+
+
+def test_chen_joins_each_face_to_the_nearest_denser_one(circle):
+    connectivity = circle.graph.similarities
+    graph = ChenRule().weigh(circle, Known(connectivity))
+    density = diffusion_density(1 - connectivity, circle.graph.indices)
+    nearness = 1 - transition_distance(1 - connectivity, circle.graph.indices)
+    for face, row in enumerate(circle.graph.indices):
+        allowed = [place for place, other in enumerate(row) if other != face and density[other] >= density[face]]
+        best = max(allowed, key=lambda place: nearness[face, place], default=None)
+        expected = np.zeros(5)
+        if best is not None:
+            expected[best] = nearness[face, best]
+        assert graph.similarities[face] == pytest.approx(expected)
+    joined = graph.similarities.max(axis=1) >= 0.3
+    assert len(np.unique(ChenRule(0.3)(circle, Known(connectivity)).labels)) >= 10 - joined.sum()
+
+
+def test_confidence_is_the_published_one_but_for_its_scale(circle):
+    graph = circle.graph
+    same = circle.labels_true[graph.indices] == circle.labels_true[:, None]
+    found = confidence(torch.from_numpy(circle.features[graph.indices]), torch.from_numpy(same).long()).numpy()
+    expected = [1, 0.9947, 0.9783, 0.9456, 0.3690, 0.3887, 0.3739, -0.2002, -0.1759, -0.5378]
+    assert found / np.abs(found).max() == pytest.approx(expected, abs=1e-4)
+    weights = peak_links(graph, found)
+    links = [graph.indices[face, row.argmax()] if row.any() else None for face, row in enumerate(weights)]
+    assert links == [None, 0, 1, 2, 5, 3, 5, 8, 6, 8]
+
+
+def test_gcn_v_cuts_links_below_the_threshold(circle):
+    known = Known(embedding=np.array([1, 0.99, 0.97, 0.94, 0.36, 0.38, 0.37, -0.2, -0.17, -0.5])[:, None])
+    labels = GCNVRule(np.cos(np.deg2rad(10)))(circle, known).labels
+    assert same_clusters(labels, np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3]))
+
+
+def test_intimacy_is_the_published_one(circle):
+    rows, columns = np.nonzero(circle.graph.similarities[:, 1:] > 0.9)
+    edges = np.stack([rows, circle.graph.indices[rows, columns + 1]], axis=1).astype(np.int64)
+    found = dict(zip(map(tuple, edges.tolist()), intimacy(edges, 10, count_ends=False).tolist(), strict=True))
+    assert found[0, 1] == pytest.approx(2 / 3)
+    assert found[4, 5] == 0.5
+    assert found[7, 8] == 0
+    assert max(found.values()) < 0.72
+
+
+@pytest.mark.parametrize(
+    ("size", "count_ends", "expected"), [(5, False, 0.75), (4, False, 2 / 3), (4, True, 1), (2, True, 1)]
+)
+def test_intimacy_of_faces_that_are_all_connected(size, count_ends, expected):
+    edges = np.array([(i, j) for i in range(size) for j in range(size) if i != j])
+    assert intimacy(edges, size, count_ends) == pytest.approx(np.full(len(edges), expected))
+
+
+def test_intimacy_is_that_of_dense_matrices(make_graph):
+    graph, _ = make_graph(1, 60, 7)
+    rows, columns = np.nonzero(graph.similarities[:, 1:] >= 0.25)
+    edges = np.stack([rows, graph.indices[rows, columns + 1]], axis=1).astype(np.int64)
+    dense = np.eye(60)
+    dense[tuple(edges.T)] = 1
+    degree = dense.sum(axis=1)
+    expected = (dense @ dense)[tuple(edges.T)] / degree[edges].min(axis=1)
+    assert intimacy(edges, 60, count_ends=True) == pytest.approx(expected)
+
+
+def test_star_fc_keeps_probable_and_intimate_edges(circle):
+    probability = (circle.labels_true[circle.graph.indices] == circle.labels_true[:, None]).astype(np.float32)
+    assert same_clusters(StarFCRule(0.7)(circle, Known(probability)).labels, circle.labels_true)
+    assert len(np.unique(StarFCRule(0.7, count_ends=False)(circle, Known(probability)).labels)) == 10
+    assert len(np.unique(StarFCRule(threshold=1.0)(circle, Known(0.9 * probability)).labels)) == 10
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_perfect_scores_give_the_identities(peer):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(15), 8)
+    X = rng.standard_normal((15, 32))[labels] + 0.2 * rng.standard_normal((120, 32))
+    features = normalise(X.astype(np.float32), "a test")
+    graph = build_knn(features, 16)
+    same = (labels[graph.indices] == labels[:, None]).astype(np.float32)
+    expected = confidence(torch.from_numpy(features[graph.indices]), torch.from_numpy(same))
+    rule = build(compose_config("train", [f"model={peer}"]).clustering)
+    probability = (0.9 * same + 0.1 * rng.random(same.shape)).astype(np.float32)  # equal densities would be all peaks
+    found = rule(Gallery("blobs", features, graph), Known(probability, expected.numpy()[:, None])).labels
+    assert same_clusters(found, labels)
+
+
+def test_a_model_without_connectivity_or_values_of_faces_says_so(circle):
+    for peer, other in (("gcn_v", "star_fc"), ("chen", "gcn_v")):
+        model = build(
+            compose_config("train", [f"model={peer}"]).model,
+            feature_dim=2,
+            k=5,
+            **({"nhead": 1} if peer == "chen" else {}),
+        )
+        scores = model.bind(circle, "float32", False, None)
+        with pytest.raises(InputError, match=r"the model gives no .* choose another clustering"):
+            build(compose_config("train", [f"model={other}"]).clustering)(circle, scores)
+
+
+def test_chen_needs_heads_that_divide_the_features():
+    with pytest.raises(InputError, match=r"an even dataset\.feature_dim that model\.nhead=8 divides; it is 20"):
+        build(compose_config("train", ["model=chen", "dataset.feature_dim=20"]).model)
+
+
+def test_connectivity_of_star_fc_is_that_of_its_classifier(circle):
+    torch.manual_seed(0)
+    model = build(compose_config("train", ["model=star_fc"]).model, feature_dim=2, k=5, width=8)
+    found = model.bind(circle, "float32", False, None).connectivity()
+    embedded = model.aggregation(torch.from_numpy(circle.features[circle.graph.indices]))
+    pairs = torch.stack([embedded[:, None].expand(-1, 5, -1), embedded[circle.graph.indices]], dim=2)
+    expected = torch.softmax(model.classifier(pairs.flatten(0, 1).flatten(1)), dim=-1)[:, 1].view(10, 5)
+    assert found == pytest.approx(expected.detach().numpy(), abs=1e-5)
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A data set of one training part without held-out identities."""
+
+    gallery: Gallery
+    k: int
+    feature_dim: int
+
+    def load(self, train):
+        return Parts(self.gallery, None, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("peer", "rate"), [("chen", 1e-3), ("star_fc", 0.1), ("gcn_v", 0.5)])
+def test_training_beats_thresholded_components(peer, rate, tmp_path):
+    """Faces vary along four directions more than along others, which networks learn to ignore."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(120), rng.integers(5, 25, 120))
+    directions = np.linalg.qr(rng.standard_normal((32, 32)))[0][:4]
+    people = normalise(rng.standard_normal((120, 32)).astype(np.float32), "people")
+    X = people[labels] + 0.25 * rng.standard_normal((len(labels), 4)) @ directions
+    features = normalise((X + 0.12 * rng.standard_normal(X.shape)).astype(np.float32), "faces")
+    fit = labels < 60
+    train, unseen = (
+        Gallery("faces", features[rows], build_knn(features[rows], 16), np.unique(labels[rows], return_inverse=True)[1])
+        for rows in (fit, ~fit)
+    )
+    settings = "~logger", "callbacks=training", "trainer=cpu", "trainer.max_epochs=6", f"run_dir={tmp_path}"
+    sizes = "dataset.k=16", "dataset.feature_dim=32", f"model.optimizer.lr={rate}"
+    config = compose_config("train", [f"model={peer}", *settings, *sizes])
+    torch.manual_seed(0)
+    training = set_up(config, peer, Faces(train, 16, 32), None)
+    training.trainer.fit(training.model, training.datamodule)
+
+    def quality(rule, model=None):
+        scores = [model and model.bind(gallery, "float32", False, None) for gallery in (train, unseen)]
+        rule = replace(rule, threshold=choose_threshold(rule, train, scores[0]))
+        table = Contingency.of(unseen.labels_true, rule(unseen, scores[1]).labels)
+        return pairwise(table).f_score + bcubed(table).f_score
+
+    assert quality(training.evaluation.rule, training.model) > quality(ComponentsRule())
+
+
+def test_thresholds_are_chosen_with_one_pass_of_the_model(circle):
+    class Counting(Known):
+        calls = 0
+
+        def connectivity(self, first_row=0):
+            Counting.calls += 1
+            return super().connectivity(first_row)
+
+    same = (circle.labels_true[circle.graph.indices] == circle.labels_true[:, None]).astype(np.float32)
+    threshold = choose_threshold(StarFCRule(threshold=None), circle, Counting(same))
+    assert Counting.calls == 1
+    assert same_clusters(StarFCRule(threshold)(circle, Known(same)).labels, circle.labels_true)
+    assert isinstance(StarFCRule().weigh(circle, Known(same)), KNNGraph)
