@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = PAGES[0].read_text()
 SWEEP_EXTRA = find_spec("hydra_plugins") is not None
-COMMAND = re.compile(r"^(?:python (train|eval)\.py|lcde (train|eval))(?: (.*))?$", re.MULTILINE)
+COMMAND = re.compile(r"^(?:python (train|eval|compare)\.py|lcde (train|eval|compare))(?: (.*))?$", re.MULTILINE)
 OTHER = ("-m", "--help", "--cfg", "job")  # what Hydra itself takes
 
 
 def commands(page: Path) -> list[tuple[str, list[str]]]:
-    """Command, "train" or "eval", and arguments of every line of a page that starts with one; comments left out."""
+    """Command and arguments of every line of a page that starts with one; comments left out."""
     text = page.read_text().replace("\\\n", "").replace("…", "run")
     found = [match.groups() for match in COMMAND.finditer(text)]
     return [(script or name, shlex.split(arguments or "", comments=True)) for script, name, arguments in found]

@@ -176,14 +176,13 @@ def test_the_second_pass_splits_what_the_rule_wrongly_joined():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(60), 8)
     features = rng.standard_normal((60, 64))[labels] + 0.5 * rng.standard_normal((480, 64))
-    features[8] = features[0] + features[15]  # a face between two people
-    gallery = Gallery(
-        "test", normalise(features.astype(np.float32), "faces"), build_knn(features.astype(np.float32), 20)
-    )
-    scores = FixedScores(np.ones((480, 20), dtype=np.float32))
-    scores.edge_probability = lambda edges: np.ones(len(edges), dtype=np.float32)
-    assert LCDERule()(gallery, scores).labels.max() < 30
-    found = LCDERule(second_pass=SecondPass(num_trials=1))(gallery, scores).labels
+    features = normalise(features.astype(np.float32), "faces")
+    gallery = Gallery("test", features, build_knn(features, 20))
+    couples = labels // 2  # networks that take two people for one
+    scores = FixedScores((couples[gallery.graph.indices] == couples[:, None]).astype(np.float32))
+    scores.edge_probability = lambda edges: np.equal(*couples[edges].T).astype(np.float32)
+    assert LCDERule(0.0)(gallery, scores).labels.max() < 40
+    found = LCDERule(0.0, second_pass=SecondPass(num_trials=1))(gallery, scores).labels
     assert pairwise(Contingency.of(labels, found)).f_score > 0.95
 
 
