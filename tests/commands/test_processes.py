@@ -51,9 +51,9 @@ def one(lcde, small, tmp_path_factory):
     return folder
 
 
-def steps(folder):
+def steps(folder, losses=LOSSES):
     with open(folder / "csv" / "metrics.csv") as file:
-        return np.array([[float(row[name]) for name in LOSSES] for row in csv.DictReader(file) if row[LOSSES[0]]])
+        return np.array([[float(row[name]) for name in losses] for row in csv.DictReader(file) if row[losses[0]]])
 
 
 def test_two_processes_take_the_steps_of_one(one, small, succeed, tmp_path):
@@ -62,6 +62,29 @@ def test_two_processes_take_the_steps_of_one(one, small, succeed, tmp_path):
     assert len(steps(one)) == len(steps(tmp_path)) > 10
     assert np.abs(steps(one) - steps(tmp_path))[:10].max() < 1e-4
     assert (tmp_path / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(("peer", "loss"), [("chen", "connectivity_loss"), ("star_fc", "edge_loss")])
+def test_two_processes_train_a_peer_as_one(peer, loss, tiny_data, lcde, succeed, tmp_path):
+    still = ["model.dropout=0"] if peer == "chen" else ["pairs.pairs_per_face=1"]
+    precise = [*still, "trainer.precision=32-true", "trainer.log_every_n_steps=1", "~baselines", "report=false"]
+    arguments = [*tiny_data, f"model={peer}", *precise, "trainer.max_epochs=1"]
+    lcde("train", *arguments, "trainer=cpu", f"hydra.run.dir={tmp_path / 'one'}")
+    succeed("train", *arguments, "trainer=ddp_cpu", "data.batch_size=32", f"hydra.run.dir={tmp_path / 'two'}")
+    first, second = (steps(tmp_path / name, [f"train/{loss}_step"]) for name in ("one", "two"))
+    assert len(first) == len(second) > 5
+    assert np.abs(first - second).max() < 1e-4
+    labels = [np.load(tmp_path / name / "labels" / "part1_test.npy") for name in ("one", "two")]
+    assert np.array_equal(*labels)
+
+
+def test_a_sweep_over_models_brings_the_rule_of_each(tiny_data, succeed, tmp_path):
+    brief = "trainer.max_epochs=1", "+trainer.limit_train_batches=2", "~baselines", "trainer=cpu"
+    succeed("train", "-m", *tiny_data, *brief, "model=chen,gcn_v", f"hydra.sweep.dir={tmp_path}")
+    found = [json.loads((tmp_path / job / "metrics.json").read_text())["part1_test"]["method"] for job in ("0", "1")]
+    assert found == ["chen", "gcn_v"]
+    with open(tmp_path / "sweep.csv") as file:
+        assert {row["model"] for row in csv.DictReader(file)} == {"chen", "gcn_v"}
 
 
 def test_two_processes_evaluate_as_one(one, tiny_data, lcde, succeed, tmp_path):
