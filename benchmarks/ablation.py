@@ -180,22 +180,16 @@ def read_galleries(module: ModuleType, only: str = "") -> Iterator[Gallery]:
 
 
 def unsupervised_methods(variants: Mapping[str, Sequence[str]]) -> dict[str, Callable[[Gallery], np.ndarray]]:
-    """By name, what gives the labels of a gallery, where -1 is a cluster of its own: ``variants``, then HDBSCAN.
+    """By name, what gives the labels of a gallery: ``variants`` (overrides of ``clustering=unsupervised``), HDBSCAN."""
 
-    Variants are overrides of ``clustering=unsupervised`` by name.
-    """
-    from sklearn.cluster import HDBSCAN
-
-    def labels_by(rule: Callable) -> Callable[[Gallery], np.ndarray]:
+    def labels_by(*overrides: str) -> Callable[[Gallery], np.ndarray]:
+        rule = build_rule(overrides)
         return lambda gallery: rule(gallery, None).labels
 
-    def labels_by_hdbscan(size: int) -> Callable[[Gallery], np.ndarray]:
-        return lambda gallery: HDBSCAN(min_cluster_size=size, copy=True).fit_predict(gallery.features)
-
-    rules = {
-        name: labels_by(build_rule(["clustering=unsupervised", *overrides])) for name, overrides in variants.items()
-    }
-    return rules | {f"HDBSCAN, min_cluster_size={size}": labels_by_hdbscan(size) for size in HDBSCAN_SIZES}
+    methods = {name: labels_by("clustering=unsupervised", *overrides) for name, overrides in variants.items()}
+    for size in HDBSCAN_SIZES:
+        methods[f"HDBSCAN, min_cluster_size={size}"] = labels_by("clustering=hdbscan", f"clustering.smallest={size}")
+    return methods
 
 
 def build_rule(overrides: Sequence[str]) -> Callable:

@@ -1,32 +1,35 @@
 """Methods without labels beside each other on real galleries: ``python -m benchmarks galleries``.
 
-The galleries come from a Python file, as in ``python -m benchmarks ablation``. Methods marked as oracles take, on each
-gallery, the threshold that suits its identities best: no honest method reaches them reliably, they show what a
-threshold could gain.
+The galleries come from a Python file, as in ``python -m benchmarks ablation``. A method with a threshold has two lines:
+with the threshold that has the best mean quality on the galleries of all other embedders, and, as an oracle, with the
+one that suits the identities of each gallery best, which shows what a threshold could gain. Names of galleries are
+``<embedder>[-<variant>]/<regime>``.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks import ROOT
-from benchmarks.ablation import ResultTable, load_module, read_galleries, unsupervised_methods, unsupervised_tables
+from benchmarks.ablation import ResultTable, build_rule, load_module, read_galleries, unsupervised_tables
 from benchmarks.measure import machine
 from lcde.configuration import build, choose_rule, compose_config
 from lcde.data.gallery import Gallery
 from lcde.files import write_atomically
+from lcde.methods.classical import ThresholdRule
 from lcde.methods.method import Method
 from lcde.models.weights import load_checkpoint
 from lcde.progress import track
 
-THRESHOLDS = 40  # that the oracle of hierarchical clustering tries
-HAC, INFOMAP = "HAC, average linkage (oracle threshold)", "Infomap (oracle threshold)"
+THRESHOLDS = 32  # that are tried, over the range that the method's candidates have in all galleries
+INFOMAP = "Infomap (oracle threshold)"
+CHOICES = "hac", "chinese_whispers", "dbscan", "cdp", "map_equation", "components", "fces", "facemap", "hdbscan"
 Quality = Mapping[str, Mapping[str, float]]  # in percent, by method, then by gallery
 
 
@@ -38,20 +41,27 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--only", default="", help="part of the names of the galleries to take; all by default")
     parser.add_argument("--checkpoint", type=Path, help="of a method to compare with, such as a universal model")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--methods", nargs="*", default=CHOICES, help="choices of clustering= (%(default)s)")
     options = parser.parse_args(arguments)
     if not options.galleries.is_file():
         raise SystemExit(f"no galleries: {options.galleries} does not exist; name a file with --galleries.")
 
     module = load_module(options.galleries)
-    methods = unsupervised_methods({"unsupervised": []})
+    rules: dict[str, Method] = {}
+    for choice in ("unsupervised", *options.methods):
+        rules[choice] = Method(choice, build_rule([f"clustering={choice}"]))
     if options.checkpoint:
         trained = load_checkpoint(options.checkpoint)
         config = compose_config("eval", [])
-        method = Method(choose_rule(config, "auto", trained), build(config.clustering), trained.model)
-        methods[method.name] = lambda gallery: method.cluster(gallery).labels
-    quality, one_person = evaluate(module, methods, options.only)
-    if not quality[INFOMAP]:
+        name = choose_rule(config, "auto", trained)
+        rules[name] = Method(name, build(config.clustering), trained.model)
+    found = list(track(read_galleries(module, options.only), "galleries"))
+    if not found:
         raise SystemExit(f"no gallery of {options.galleries} has {options.only!r} in its name.")
+    quality = evaluate(found, rules, module.quality)
+    oracles = module.oracles()
+    quality[INFOMAP] = {gallery.name: float(oracles[gallery.name]) for gallery in found}
+    one_person = {gallery.name for gallery in found if len(np.unique(gallery.labels_true)) == 1}
     tables = [*unsupervised_tables(quality, quality[INFOMAP], one_person), gallery_table(quality)]
     for table in tables:
         table.print()
@@ -65,33 +75,58 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(
-    module: ModuleType, methods: Mapping[str, Callable[[Gallery], np.ndarray]], only: str
-) -> tuple[Quality, set[str]]:
-    """Quality of every method on the galleries of ``module``, and the names of the galleries of one person."""
-    oracles, one_person = module.oracles(), set()
-    quality: dict[str, dict[str, float]] = {name: {} for name in (*methods, HAC, INFOMAP)}
-    for gallery in track(read_galleries(module, only), "galleries"):
-        name, identities = gallery.name, gallery.labels_true
-        for method, cluster in methods.items():
-            quality[method][name] = float(module.quality(identities, cluster(gallery)))
-        candidates = hac_labels(gallery.features)
-        quality[HAC][name] = max(float(module.quality(identities, labels)) for labels in candidates)
-        quality[INFOMAP][name] = float(oracles[name])
-        if len(np.unique(identities)) == 1:
-            one_person.add(name)
-    return quality, one_person
+    found: Sequence[Gallery], methods: Mapping[str, Method], quality_of: Callable[[np.ndarray, np.ndarray], float]
+) -> dict[str, dict[str, float]]:
+    """Quality of every method on every gallery."""
+    quality: dict[str, dict[str, float]] = {}
+    for name, method in track(methods.items(), "methods"):
+        rule = method.rule
+        if isinstance(rule, ThresholdRule):
+            by_gallery = {gallery.name: qualities for gallery, qualities in by_threshold(found, rule, quality_of)}
+            chosen = chosen_elsewhere(by_gallery)
+            quality[f"{name}, threshold of other embedders"] = {
+                gallery: float(qualities[chosen[gallery]]) for gallery, qualities in by_gallery.items()
+            }
+            quality[f"{name} (oracle threshold)"] = {
+                gallery: float(qualities.max()) for gallery, qualities in by_gallery.items()
+            }
+        else:
+            quality[name] = {}
+            for gallery in track(found, name):
+                clustering = method.cluster(gallery)
+                assert clustering is not None
+                quality[name][gallery.name] = float(quality_of(gallery.labels_true, clustering.labels))
+    return quality
 
 
-def hac_labels(features: np.ndarray) -> list[np.ndarray]:
-    """Labels (N,) of average linkage of cosine distances, at thresholds over the range of its merges."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from scipy.spatial.distance import squareform
+def by_threshold(
+    found: Sequence[Gallery], rule: ThresholdRule, quality_of: Callable[[np.ndarray, np.ndarray], float]
+) -> Iterator[tuple[Gallery, np.ndarray]]:
+    """Each gallery and the quality (`THRESHOLDS`,) that ``rule`` has on it with each threshold."""
+    graphs = [rule.weigh(gallery, None) for gallery in found]
+    candidates = np.concatenate([rule.candidates(graph) for graph in graphs])
+    thresholds = np.linspace(candidates.min(), candidates.max(), THRESHOLDS).tolist()
+    for gallery, graph in track(list(zip(found, graphs, strict=True)), "thresholds"):
+        cuts = (replace(rule, threshold=threshold).cut(gallery, graph) for threshold in thresholds)
+        yield gallery, np.array([quality_of(gallery.labels_true, clustering.labels) for clustering in cuts])
 
-    distances = np.maximum(1 - features @ features.T, 0)
-    np.fill_diagonal(distances, 0)
-    merges = linkage(squareform(distances, checks=False), "average")
-    heights = np.quantile(merges[:, 2], np.linspace(0, 1, THRESHOLDS))
-    return [fcluster(merges, height, "distance") for height in heights]
+
+def chosen_elsewhere(by_gallery: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """For each gallery the threshold of the best mean quality on the galleries of other embedders, or on all if none.
+
+    Galleries of one person do not count, as the highest quality there is that of one cluster.
+    """
+    chosen = {}
+    for name in by_gallery:
+        others = {other: qualities for other, qualities in by_gallery.items() if embedder(other) != embedder(name)}
+        counted = [qualities for other, qualities in (others or by_gallery).items() if not other.endswith("/one")]
+        chosen[name] = int(np.mean(counted or list(by_gallery.values()), axis=0).argmax())
+    return chosen
+
+
+def embedder(name: str) -> str:
+    """The embedder of a gallery, by its name."""
+    return name.split("/")[0].split("-")[0]
 
 
 def gallery_table(quality: Quality) -> ResultTable:
