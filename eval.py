@@ -22,6 +22,7 @@ from lcde.evaluation.results import score
 from lcde.files import require_free
 from lcde.methods.method import Clustering, Method, timed
 from lcde.methods.saved import SavedClustering, require_assigning
+from lcde.models.score_cache import keep_within
 from lcde.models.weights import require_matching
 from lcde.report.html import write_report
 from lcde.report.loggers import log_config, log_results
@@ -74,6 +75,8 @@ def main(config: DictConfig) -> float:
         results, shown = evaluate_parts(parts, method, run_dir, report, keep)
         if not fabric.is_global_zero:
             return float("nan")
+    if cache is not None and cache.is_dir():
+        keep_within(cache, config.score_cache_gb)
     if report:
         results += evaluate_baselines(parts, build_each(config.get("baselines")))
         write_results(results, run_dir)

@@ -28,6 +28,7 @@ def test_choice_instantiates(choice, tmp_path, monkeypatch):
         (("logger", "tensorboard"), "tensorboard"),
         (("clustering", "infomap"), "infomap"),
         (("clustering", "fces"), "infomap"),
+        (("clustering", "fceser"), "infomap"),
     ):
         if choice == choice_of_extra:
             pytest.importorskip(package, reason=f"{group}={name} needs the package {package}")

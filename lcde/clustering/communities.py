@@ -8,16 +8,14 @@ Rosvall, Axelsson, Bergstrom: The map equation. European Physical Journal Specia
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import distinct_pairs
-
-if TYPE_CHECKING:
-    import networkit
+from lcde.data.gallery import KNNGraph
 
 Search = Callable[[np.ndarray, np.ndarray, int, int, int], np.ndarray]  # distinct edges, …, seed, as of `communities`
 
@@ -51,7 +49,7 @@ def communities(
     if not positive.all():
         edges, weights = edges[positive], weights[positive]
     edges, position = distinct_pairs(edges)
-    weights = weights[position].astype(np.float64)
+    weights = weights[position]
     if not len(edges):
         return np.arange(num_faces)
     modules = (search or louvain)(edges, weights, num_faces, num_trials, seed)
@@ -59,14 +57,56 @@ def communities(
     return connected_labels(edges[np.equal(*modules[edges].T)], num_faces)
 
 
+def communities_of_graph(graph: KNNGraph, threshold: float, num_trials: int, seed: int) -> np.ndarray:
+    """`communities` of the edges of ``graph`` whose similarity is at least ``threshold``, which is above 0.
+
+    The edges are never listed as pairs, which takes a third of the memory. Where both ends list an edge with different
+    similarities, the larger one counts.
+    """
+    adjacency = _upper_triangle(graph, threshold)
+    if not adjacency.nnz:
+        return np.arange(len(graph))
+    modules = _louvain(adjacency, num_trials, seed)
+    rows = np.repeat(np.arange(len(graph), dtype=np.int32), np.diff(adjacency.indptr))
+    adjacency.data = modules[rows] == modules[adjacency.indices]
+    adjacency.eliminate_zeros()
+    return connected_components(adjacency, directed=False)[1].astype(np.int64)
+
+
+def _upper_triangle(graph: KNNGraph, threshold: float) -> csr_matrix:
+    """Symmetric adjacency (N, N) of the edges from ``threshold`` on, of which only pairs i < j are held."""
+    num_faces = len(graph)
+    kept = graph.similarities >= threshold
+    upward = graph.indices > np.arange(num_faces, dtype=np.int32)[:, None]
+
+    def part(chosen: np.ndarray) -> csr_matrix:
+        starts = np.append(0, np.cumsum(np.count_nonzero(chosen, axis=1)))
+        return csr_matrix((graph.similarities[chosen], graph.indices[chosen], starts), shape=(num_faces, num_faces))
+
+    downward = kept & ~upward
+    downward[:, 0] = False
+    upper, lower = part(kept & upward), part(downward).T.tocsr()
+    upper.sort_indices()
+    return upper.maximum(lower)
+
+
 def louvain(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: int, seed: int) -> np.ndarray:
-    """Modules (N,) by NetworKit's Louvain method for the map equation."""
+    """Modules (N,) by NetworKit's Louvain method for the map equation; the lower end of each edge first."""
+    return _louvain(csr_matrix((weights, tuple(edges.T)), shape=(num_faces, num_faces)), num_trials, seed)
+
+
+def _louvain(adjacency: csr_matrix, num_trials: int, seed: int) -> np.ndarray:
+    """`louvain` of an upper triangle (N, N)."""
     import networkit as nk  # takes seconds
 
     threads = nk.getMaxNumberOfThreads()
     nk.setNumberOfThreads(1)  # several threads give other communities in every run
+    adjacency = adjacency.astype(np.float64)
     try:
-        graph = _networkit_graph(edges, weights, num_faces)
+        if hasattr(nk, "GraphFromCsr"):  # NetworKit 11.3: the same graph in less than half the time
+            graph = nk.GraphFromCsr(adjacency, weighted=True, directed=False)
+        else:
+            graph = nk.GraphFromCoo(adjacency.tocoo(), n=adjacency.shape[0], weighted=True, directed=False)
 
         def modules(run: int) -> np.ndarray:
             nk.setSeed(seed + run, False)
@@ -75,19 +115,11 @@ def louvain(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: 
 
         if num_trials == 1:
             return modules(0)
-        return min(map(modules, range(num_trials)), key=lambda found: codelength(edges, weights, found))
+        ends = adjacency.tocoo()
+        edges = np.stack([ends.row, ends.col], axis=1)
+        return min(map(modules, range(num_trials)), key=lambda found: codelength(edges, adjacency.data, found))
     finally:
         nk.setNumberOfThreads(threads)
-
-
-def _networkit_graph(edges: np.ndarray, weights: np.ndarray, num_faces: int) -> "networkit.Graph":
-    import networkit as nk
-
-    if hasattr(nk, "GraphFromCsr"):  # NetworKit 11.3: the same graph in less than half the time
-        matrix = csr_matrix((weights, tuple(edges.T)), shape=(num_faces, num_faces))
-        return nk.GraphFromCsr(matrix, weighted=True, directed=False)
-    ends = tuple(np.ascontiguousarray(edges.T))
-    return nk.GraphFromCoo((weights, ends), n=num_faces, weighted=True, directed=False)
 
 
 def infomap(

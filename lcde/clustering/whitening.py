@@ -19,28 +19,41 @@ class Whitened:
 
     Attributes
     ----------
-    features : (N, D) float32
-        Of `transformed`.
+    given : (N, D) float32
+        The features as given.
+    offset, matrix : (D,), (D, D) float32
+        What `transform` subtracts and multiplies by.
     graph : KNNGraph
-        The neighbours are those of the features as given, so rows are not in descending order.
+        Of the transformed features. The neighbours are those of the features as given, so that rows are not in
+        descending order.
     impostors : Impostors
         Of pairs of different clusters.
     """
 
-    features: np.ndarray
+    given: np.ndarray
+    offset: np.ndarray
+    matrix: np.ndarray
     graph: KNNGraph
     impostors: Impostors
 
+    @property
+    def features(self) -> np.ndarray:
+        """The transformed features (N, D) float32, computed anew: at millions of faces, they take gigabytes."""
+        return transform(self.given, self.offset, self.matrix)
+
     @classmethod
     def by(cls, gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True) -> "Whitened":
-        """``gallery`` by its clusters ``labels``; the parameters are those of `transformed`."""
-        features, indices = transformed(gallery, labels, centring, whitening), gallery.graph.indices
+        """``gallery`` by its clusters ``labels``; the parameters are those of `transformation`."""
+        offset, matrix = transformation(gallery, labels, centring, whitening)
+        features, indices = transform(gallery.features, offset, matrix), gallery.graph.indices
         graph = KNNGraph(indices, edge_similarities(features, indices))
-        return cls(features, graph, Impostors.of(features, labels, graph.similarities))
+        return cls(gallery.features, offset, matrix, graph, Impostors.of(features, labels, graph.similarities))
 
 
-def transformed(gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True) -> np.ndarray:
-    """Unit features (N, D) without `common_offset` and after `within_cluster_whitening`.
+def transformation(
+    gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Offset (D,) and matrix (D, D) float32 for `transform`: `common_offset` and `within_cluster_whitening`.
 
     Parameters
     ----------
@@ -56,7 +69,7 @@ def transformed(gallery: Gallery, labels: np.ndarray, centring: bool = True, whi
         offset = common_offset(given, labels, Impostors.of(given, labels, gallery.graph.similarities).mean)
     if whitening:
         matrix = within_cluster_whitening(given, labels)
-    return transform(given, offset, matrix)
+    return offset, matrix
 
 
 def common_offset(features: np.ndarray, labels: np.ndarray, impostor_mean: float) -> np.ndarray:

@@ -36,9 +36,11 @@ class FCESRule(ThresholdRule):
     num_trials: Annotated[int, Within(1)] = 1
     seed: Annotated[int, Within(0)] = 0
 
+    choice = "fces"
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_infomap("fces")
+        require_infomap(self.choice)
 
     def weigh(self, gallery: Gallery, scores: Scores | None) -> KNNGraph:
         """Edges weighted by `edge_probability`, neighbours in the order of their similarity."""

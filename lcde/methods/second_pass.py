@@ -7,7 +7,7 @@ import numpy as np
 
 from lcde.clustering.assignment import assign_faces
 from lcde.clustering.centroids import merge_similar
-from lcde.clustering.communities import communities
+from lcde.clustering.communities import communities, communities_of_graph
 from lcde.clustering.edges import edges_above
 from lcde.clustering.whitening import Whitened
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
@@ -103,9 +103,9 @@ class SecondPass:
     def join(self, graph: KNNGraph, threshold: float, known_labels: np.ndarray) -> np.ndarray:
         """Labels (N,): communities of the edges from ``threshold`` on; faces behind the known ones may join these."""
         num_known = len(known_labels)
-        edges, weights = edges_above(graph, threshold, num_known)
         if not num_known:
-            return communities(edges, weights, len(graph), self.num_trials, self.seed)
+            return communities_of_graph(graph, threshold, self.num_trials, self.seed)
+        edges, weights = edges_above(graph, threshold, num_known)
         among, num_new = edges[:, 1] >= num_known, len(graph) - num_known
         groups = communities(edges[among] - num_known, weights[among], num_new, self.num_trials, self.seed)
         return assign_faces(edges, weights, known_labels, groups)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.edges import distinct_pairs, edges_above
-from lcde.clustering.whitening import Whitened, transformed
+from lcde.clustering.whitening import Whitened, transform, transformation
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.methods.method import Clustering, Details, Rule, Scores, timed
 from lcde.methods.second_pass import NONE_KNOWN, SecondPass
@@ -59,7 +59,7 @@ class UnsupervisedRule(Rule, SecondPass):
 
     def transformed(self, gallery: Gallery, labels: np.ndarray) -> np.ndarray:
         """Unit features (N, D) after `centring` and `whitening` by the clusters ``labels`` (N,), -1 for noise."""
-        return transformed(gallery, labels, self.centring, self.whitening)
+        return transform(gallery.features, *transformation(gallery, labels, self.centring, self.whitening))
 
     def _cluster(self, gallery: Gallery, known_labels: np.ndarray) -> tuple[np.ndarray, KNNGraph, float]:
         """Labels (N + n,) of all faces, and the graph of the second pass with its threshold."""

@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pytorch_lightning import LightningModule
 
 from lcde.data.gallery import Gallery
@@ -44,6 +45,7 @@ class CachedScores(Scores):
         with self.lock:
             try:
                 stored = np.load(self.connectivity_file)
+                os.utime(self.connectivity_file)  # for `keep_within`
             except UNREADABLE:  # missing or damaged
                 stored = self._score_faces()
                 write_atomically(self.connectivity_file, functools.partial(np.save, arr=stored))
@@ -98,6 +100,26 @@ class CachedScores(Scores):
                     keys, probability = keys[order], probability[order]
                     write_atomically(self.edges_file, functools.partial(np.savez, keys=keys, probability=probability))
         return probability[np.searchsorted(keys, wanted)]
+
+
+def keep_within(folder: Path, gigabytes: float) -> None:
+    """Delete scores from ``folder``, those used longest ago first, until it holds at most so many ``gigabytes``.
+
+    The scores used last stay in any case, and so do those that another job has locked.
+    """
+    files: dict[str, list[Path]] = {}
+    for file in folder.glob("*.np[yz]"):
+        files.setdefault(file.name.split(".")[0], []).append(file)
+    size = {key: sum(file.stat().st_size for file in of_key) for key, of_key in files.items()}
+    last_use = {key: max(file.stat().st_mtime for file in of_key) for key, of_key in files.items()}
+    left = sum(size.values())
+    for key in sorted(files, key=last_use.__getitem__)[:-1]:
+        if left <= gigabytes * 1e9:
+            break
+        with contextlib.suppress(Timeout), FileLock(folder / f"{key}.lock", timeout=0):
+            for file in files[key]:
+                file.unlink(missing_ok=True)
+            left -= size[key]
 
 
 def fingerprint(model: LightningModule, gallery: Gallery, dtype: torch.dtype) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lcde.evaluation.output import COLUMNS, part_title, print_rows
-from lcde.evaluation.published import ScoreRow
+from lcde.evaluation.published import ScoreRow, published_rows
 from lcde.files import write_atomically
 from lcde.report import plots
 from lcde.report.html import write_page
@@ -43,6 +43,10 @@ def write_leaderboard(rows: Sequence[Row], folder: Path, shown: bool = False) ->
     scores = [score for of_part in ranked for score, _ in of_part]
     title = "F-scores by method, thresholds by held-out identities: longer bars are better"
     figures = {"leaderboard": plots.method_comparison(scores, title)} if scores else {}
+    published = [row for part in dict.fromkeys(map(_part_and_faces, rows)) for row in published_rows(*part)]
+    if published:
+        of_parts = [score for score in scores if score.part in {row.part for row in published}]
+        figures["published"] = plots.method_comparison([*of_parts, *published])
     values = {"caption": CAPTION, "columns": SHOWN, "groups": lines, "figures": plots.save_figures(figures, folder)}
     write_page(folder / "leaderboard.html", "leaderboard.html.j2", values)
     if shown:
@@ -74,6 +78,10 @@ def ranking(rows: Sequence[Row], part: tuple[str, bool]) -> list[tuple[ScoreRow,
         score = ScoreRow(name, method, float(pairwise.mean()), float(bcubed.mean()), emphasised=True)
         lines.append((score, [name, method, *both, *beside, *_cost(main)]))
     return sorted(lines, key=lambda line: -line[0].pairwise - line[0].bcubed)
+
+
+def _part_and_faces(row: Row) -> tuple[str, int]:
+    return row.get("part", ""), row.get("faces", 0)
 
 
 def _values(rows: Sequence[Row], key: str) -> np.ndarray:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcde.clustering.communities import codelength, communities, infomap
+from lcde.clustering.communities import codelength, communities, communities_of_graph, infomap
 from lcde.clustering.components import connected_labels
+from lcde.clustering.edges import edges_above
 
 
 @pytest.fixture(params=["networkit", "infomap"])
@@ -121,3 +122,30 @@ def test_codelength_is_that_of_its_two_codebooks(seed, num_modules):
     for module in range(num_modules):
         expected += bits([exits[module], *(visits[face] for face in np.flatnonzero(modules == module))])
     assert codelength(edges, weights, modules) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_communities_of_a_graph_are_those_of_its_edges(seed, make_graph):
+    graph, _ = make_graph(seed, 120, 7)
+    edges, weights = edges_above(graph, 0.25)
+    heaviest = {}
+    for pair, weight in zip(np.sort(edges, axis=1).tolist(), weights.tolist(), strict=True):
+        heaviest[tuple(pair)] = max(weight, heaviest.get(tuple(pair), 0))
+    expected = communities(np.array(list(heaviest)), np.array(list(heaviest.values())), 120, 2, seed)
+    found = communities_of_graph(graph, 0.25, 2, seed)
+    assert found.dtype == np.int64
+    assert 3 < found.max() < 119
+    assert np.array_equal(found, expected)
+
+
+def test_a_graph_without_edges_leaves_all_faces_alone(make_graph):
+    graph, _ = make_graph(0, 30, 5)
+    assert np.array_equal(communities_of_graph(graph, 1.5, 1, 0), np.arange(30))
+
+
+def test_older_versions_of_networkit_give_the_same(make_graph, monkeypatch):
+    nk = pytest.importorskip("networkit")
+    graph, _ = make_graph(1, 120, 7)
+    expected = communities_of_graph(graph, 0.25, 2, 0)
+    monkeypatch.delattr(nk, "GraphFromCsr", raising=False)
+    assert np.array_equal(communities_of_graph(graph, 0.25, 2, 0), expected)

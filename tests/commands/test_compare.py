@@ -26,7 +26,13 @@ def table_of(folder):
 
 
 def row(method, seed, by, pairwise, bcubed, part="part1_test", **others):
-    scores = {"pairwise_f_score": pairwise, "bcubed_f_score": bcubed, "training_seconds": 60.0, "seconds": 2.0}
+    scores = {
+        "pairwise_f_score": pairwise,
+        "bcubed_f_score": bcubed,
+        "training_seconds": 60.0,
+        "seconds": 2.0,
+        "faces": 1000,
+    }
     of_part = {"part": part, "held_out": "held" in part, "threshold_by": by, "threshold": None, "faces": 1000}
     return {"method": method, "seed": seed, **of_part, **scores, "peak_memory_mb": 500.0, **others}
 
@@ -106,6 +112,13 @@ def test_methods_are_ranked_by_their_means_over_seeds(tmp_path):
     page = (tmp_path / "leaderboard.html").read_text()
     assert "seed 0: too large" in page and page.index("part1_test") < page.index("part0_held_out")
     assert (tmp_path / "leaderboard.png").is_file()
+
+
+def test_published_scores_stand_beside_measured_ones(tmp_path):
+    write_leaderboard([row("a", 0, "settings", 0.9, 0.9, faces=584_013)], tmp_path)
+    assert (tmp_path / "published.png").is_file()
+    write_leaderboard([row("a", 0, "settings", 0.9, 0.9)], tmp_path / "others")
+    assert not (tmp_path / "others" / "published.png").exists()
 
 
 def test_failures_alone_make_a_table(tmp_path, capsys):

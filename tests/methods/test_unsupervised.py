@@ -84,7 +84,7 @@ def test_details_are_of_transformed_faces(make_gallery, monkeypatch):
     )
     details = UnsupervisedRule()(gallery).details
     transformed, indices = given[-1], gallery.graph.indices
-    assert len(given) == 2
+    assert len(given) == 4  # in each pass for the edges and for the merges
     assert abs(transformed @ transformed.T - gallery.features @ gallery.features.T).max() > 0.01
     weights = edge_similarities(transformed, indices)
     above = weights >= details.similarity_threshold
@@ -160,7 +160,9 @@ def test_faces_of_few_edges_keep_the_strict_threshold(weak):
 
 def test_edges_below_the_strict_threshold_count_between_faces_of_many_edges(weak):
     graph = weak.graph
-    whitened = Whitened(weak.features, graph, Impostors.of(weak.features, weak.labels_true, graph.similarities))
+    dim, impostors = weak.features.shape[1], Impostors.of(weak.features, weak.labels_true, graph.similarities)
+    unchanged = np.zeros(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)
+    whitened = Whitened(weak.features, *unchanged, graph, impostors)
     strict = whitened.impostors.similarity(0.0003)
     counted, threshold = UnsupervisedRule()._counted_edges(whitened)
     assert threshold < strict

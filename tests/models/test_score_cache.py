@@ -1,15 +1,17 @@
 """Scores kept by content: computed once, right after changes, kills and among several jobs."""
 
+import os
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from lcde.models import scoring
 from lcde.models.base import PairModel, PairNetworks
-from lcde.models.score_cache import CachedScores, fingerprint
+from lcde.models.score_cache import CachedScores, fingerprint, keep_within
 from lcde.models.scoring import GraphScorer
 
 EDGES = np.array([[0, 3], [5, 1], [2, 7], [39, 8]])
@@ -211,3 +213,28 @@ def test_concurrent_jobs_compute_once_and_lose_nothing(processes, scorer, make_g
     assert len({total for total, *_ in done}) == 1
     CachedScores(lambda: scorer, tmp_path, "key").edge_probability(EDGES)
     assert scorer.asked == 0
+
+
+def test_what_was_used_longest_ago_is_deleted(tmp_path):
+    for age, name in enumerate(("d", "c", "b", "a")):
+        for file in (tmp_path / f"{name}.connectivity.npy", tmp_path / f"{name}.edges.npz"):
+            file.write_bytes(bytes(1_000))
+            os.utime(file, (1e9 - age, 1e9 - age))
+    (tmp_path / "other.txt").write_bytes(bytes(9_000))
+    with FileLock(tmp_path / "a.lock"):
+        keep_within(tmp_path, 5e-6)
+    assert {file.name[0] for file in tmp_path.glob("*.np[yz]")} == {"a", "d"}
+    keep_within(tmp_path, 0)
+    assert {file.name[0] for file in tmp_path.glob("*.np[yz]")} == {"d"}
+    assert (tmp_path / "other.txt").exists()
+
+
+def test_reading_scores_counts_as_use(make_gallery, tmp_path):
+    gallery = make_gallery(0)
+    for name in ("a", "b"):
+        CachedScores(lambda: counting(gallery), tmp_path, name).connectivity()
+    os.utime(tmp_path / "a.connectivity.npy", (1e9, 1e9))
+    CachedScores(lambda: counting(gallery), tmp_path, "a").connectivity()
+    os.utime(tmp_path / "b.connectivity.npy", (1.5e9, 1.5e9))
+    keep_within(tmp_path, 0)
+    assert [file.name for file in tmp_path.glob("*.npy")] == ["a.connectivity.npy"]

@@ -1,5 +1,6 @@
 """Trained methods of the literature: values computed apart on ten points of a circle, oracles, and real training."""
 
+import importlib.util
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,14 +15,17 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
 from lcde.methods.classical import ComponentsRule, choose_threshold
+from lcde.methods.fces import FCESRule, edge_probability
 from lcde.methods.method import Scores
 from lcde.metrics import Contingency, bcubed, pairwise
 from lcde.peers.chen import ChenRule, diffusion_density, transition_distance
+from lcde.peers.fceser import FCESERRule, PairsBeyondStop, beyond_stop
 from lcde.peers.gcn_v import GCNVRule, confidence, peak_links
 from lcde.peers.star_fc import StarFCRule, intimacy
 from lcde.training.fit import set_up
 
 DEGREES = np.array([0, 5, 11, 18, 40, 46, 53, 75, 84, 110])
+needs_infomap = pytest.mark.skipif(importlib.util.find_spec("infomap") is None, reason="the package infomap is missing")
 PEERS = ["chen", "star_fc", "gcn_v"]
 
 
@@ -167,6 +171,31 @@ def test_a_model_without_connectivity_or_values_of_faces_says_so(circle):
         scores = model.bind(circle, "float32", False, None)
         with pytest.raises(InputError, match=r"the model gives no .* choose another clustering"):
             build(compose_config("train", [f"model={other}"]).clustering)(circle, scores)
+
+
+@needs_infomap
+def test_the_model_is_asked_about_what_lies_behind_a_stop(circle):
+    rule = FCESERRule(0.6, recall=0.35, accept=0.6)
+    graph = rule.weigh(circle, None)
+    pairs = beyond_stop(graph, 0.6, 0.35)
+    assert pairs[pairs[:, 0] == 5].tolist() == [[5, 3], [5, 7]]  # 7 has 0.6185, but comes after 3, with 0.3885
+    assert graph.similarities[5, 1:] == pytest.approx([0.8561, 0.8576, 0.3885, 0.6185], abs=1e-4)
+    known, asked = Known(), []
+    known.edge_probability = lambda edges: asked.append(edges) or np.zeros(len(edges), dtype=np.float32)
+    assert np.array_equal(rule(circle, known).labels, FCESRule(0.6)(circle).labels)
+    assert np.array_equal(asked[0], pairs)
+    known.edge_probability = lambda edges: np.ones(len(edges), dtype=np.float32)
+    assert not same_clusters(rule(circle, known).labels, FCESRule(0.6)(circle).labels)
+
+
+def test_pairs_behind_stops_are_drawn(circle):
+    weights = KNNGraph(circle.graph.indices, edge_probability(circle.graph))
+    expected = set(map(tuple, beyond_stop(weights, 0.6, 0.3).tolist()))
+    pairs = PairsBeyondStop(0.6, 0.3, 20)(circle.graph, circle.graph.similarities, np.random.default_rng(0))
+    assert set(map(tuple, pairs.tolist())) == expected
+    assert len(pairs) == 200
+    with pytest.raises(InputError, match=r"no pair behind a stop reaches pairs\.recall=0\.5; lower it"):
+        PairsBeyondStop(0.0, 0.5, 1)(circle.graph, circle.graph.similarities, np.random.default_rng(0))
 
 
 def test_chen_needs_heads_that_divide_the_features():
