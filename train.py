@@ -54,7 +54,8 @@ def main(config: DictConfig) -> float:
         trainer.fit(training.model, training.datamodule, ckpt_path=last)
         best = load_checkpoint(chosen.best_model_path)
         score = float("nan" if chosen.best_model_score is None else chosen.best_model_score)
-        method = Method(name, training.evaluation.rule, best.model.to(trainer.strategy.root_device))
+        rule = build(best.rule_config)  # with the threshold that was chosen, if one was
+        method = Method(name, rule, best.model.to(trainer.strategy.root_device))
         results, shown = evaluate_parts(parts, method, run_dir, config.report)
         if trainer.is_global_zero:
             results += evaluate_baselines(parts, build_each(config.get("baselines")))

@@ -178,6 +178,9 @@ def run(folder: Path) -> list[dict[str, Any]]:
     elif config.model:
         start = time.perf_counter()
         training = set_up(config, name, dataset, None)
+        if isinstance(rule, ThresholdRule) and training.datamodule.parts.validation is not None:
+            # Each epoch gets its own threshold: that of other data does not tell how good it is.
+            training.evaluation.rule = replace(rule, threshold=None)
         training.trainer.fit(training.model, training.datamodule, ckpt_path=last_checkpoint(folder))
         chosen = training.trainer.checkpoint_callback
         assert isinstance(chosen, ModelCheckpoint)

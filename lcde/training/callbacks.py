@@ -1,6 +1,7 @@
 """What happens around training: clustering and F-scores at each validation epoch, connectivity, seeds, progress."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
+from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank
 from lcde.evaluation.results import evaluate
+from lcde.methods.classical import ThresholdRule, choose_threshold
 from lcde.methods.method import Method, Rule
 from lcde.models.base import Model, PairModel
 from lcde.progress import is_watched
@@ -28,8 +31,9 @@ class ClusteringEvaluation(Callback):
     name : str
         Choice of ``clustering=`` that made the rule.
     rule : Rule
+        A `ThresholdRule` without a threshold gets, in each epoch, the one that is best on held-out identities.
     rule_config : dict
-        The configuration that made it, as plain values.
+        The configuration that made it, as plain values; the threshold chosen last goes into the checkpoints.
 
     Attributes
     ----------
@@ -48,8 +52,10 @@ class ClusteringEvaluation(Callback):
             return
         assert isinstance(pl_module, Model)
         scores: dict[str, float] = {}
-        for gallery in trainer.datamodule.parts.scored():  # type: ignore[attr-defined]  # Lightning attaches it
-            result = evaluate(gallery, Method(self.name, self.rule, pl_module))
+        parts = trainer.datamodule.parts  # type: ignore[attr-defined]  # Lightning attaches it
+        rule = self._with_threshold(parts.validation, pl_module)
+        for gallery in parts.scored():
+            result = evaluate(gallery, Method(self.name, rule, pl_module))
             if result is not None and result.pairwise is not None and result.bcubed is not None:
                 prefix = "val" if result.held_out else f"test/{result.part}"
                 scores |= {f"{prefix}/pairwise_f": result.pairwise.f_score, f"{prefix}/bcubed_f": result.bcubed.f_score}
@@ -57,6 +63,20 @@ class ClusteringEvaluation(Callback):
         self._scores = broadcast(scores)
         # The same on all ranks; Lightning warns without sync_dist.
         pl_module.log_dict(self._scores, sync_dist=True)
+
+    def _with_threshold(self, held_out: Gallery | None, model: Model) -> Rule:
+        """The rule, with the threshold that is best on ``held_out`` identities if it has none."""
+        if not isinstance(self.rule, ThresholdRule) or self.rule.threshold is not None or held_out is None:
+            return self.rule
+        scores, threshold = model.bind(held_out, self.rule.precision, False, None), None
+        if rank() > 0:
+            scores.serve()
+        else:
+            threshold = choose_threshold(self.rule, held_out, scores)
+            scores.dismiss()
+        threshold = broadcast(threshold)
+        self.rule_config = {**self.rule_config, "threshold": threshold}
+        return replace(self.rule, threshold=threshold)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch: not at the end of validation, which comes before its training losses are averaged."""

@@ -75,6 +75,31 @@ def test_a_checkpoint_names_its_method(trained, lcde, tiny_data, tmp_path):
         assert np.array_equal(np.load(tmp_path / "labels" / f"{part}.npy"), np.load(folder / "labels" / f"{part}.npy"))
 
 
+def test_a_threshold_that_is_not_set_is_chosen_on_held_out_identities(lcde, tiny_data, tmp_path):
+    settings = "model=gcn_v", "clustering.threshold=null", "trainer=cpu", "trainer.max_epochs=2", "report=false"
+    lcde("train", *tiny_data, *settings, "~baselines", f"hydra.run.dir={tmp_path}")
+    checkpoint = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    threshold = checkpoint.rule_config["threshold"]
+    assert 0 < threshold < 1
+    epoch = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    logged, found = history_of(tmp_path)[epoch], metrics_of(tmp_path)
+    assert found["part1_test"]["pairwise"]["f_score"] == logged["test/part1_test/pairwise_f"]
+    arguments = [*tiny_data, "trainer=cpu", f"checkpoint={tmp_path}/checkpoints/best.ckpt", "score_cache=null"]
+    scores = []
+    for other in (threshold, threshold - 0.1, threshold + 0.1):
+        lcde(
+            "eval",
+            *arguments,
+            f"clustering.threshold={other}",
+            "report=false",
+            f"hydra.run.dir={tmp_path / str(other)}",
+        )
+        held_out = metrics_of(tmp_path / str(other))["part0_held_out"]
+        scores.append(held_out["pairwise"]["f_score"] + held_out["bcubed"]["f_score"])
+    assert scores[0] == max(scores)
+    assert scores[0] / 2 == pytest.approx(logged["val/f_score"])
+
+
 def test_a_folder_of_another_run_is_refused(trained, lcde, tiny):
     folder = trained[0]
     before = (folder / "config.yaml").read_bytes()
