@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks import ROOT
-from benchmarks.ablation import ResultTable, build_rule, load_module, read_galleries, unsupervised_tables
+from benchmarks.ablation import build_rule, load_module, read_galleries, unsupervised_tables
 from benchmarks.measure import machine
 from lcde.configuration import build, choose_rule, compose_config
 from lcde.data.gallery import Gallery
@@ -62,8 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     oracles = module.oracles()
     quality[INFOMAP] = {gallery.name: float(oracles[gallery.name]) for gallery in found}
     one_person = {gallery.name for gallery in found if len(np.unique(gallery.labels_true)) == 1}
-    tables = [*unsupervised_tables(quality, quality[INFOMAP], one_person), gallery_table(quality)]
-    for table in tables:
+    for table in unsupervised_tables(quality, quality[INFOMAP], one_person):
         table.print()
     described = machine()
     stem = options.results / f"galleries-{str(described['date'])[:19].replace(':', '-')}"
@@ -127,13 +126,6 @@ def chosen_elsewhere(by_gallery: Mapping[str, np.ndarray]) -> dict[str, int]:
 def embedder(name: str) -> str:
     """The embedder of a gallery, by its name."""
     return name.split("/")[0].split("-")[0]
-
-
-def gallery_table(quality: Quality) -> ResultTable:
-    """Quality by gallery and method."""
-    methods = list(quality)
-    rows = [[name, *(f"{quality[method][name]:.1f}" for method in methods)] for name in quality[methods[0]]]
-    return ResultTable("Without labels: quality by gallery (percent)", ["gallery", *methods], rows)
 
 
 def figure(quality: Quality, one_person: set[str]) -> Figure:

@@ -302,7 +302,7 @@ def test_methods_without_labels_are_compared_on_all_galleries(tmp_path, capsys):
     by = "hac, threshold of other embedders", "hac (oracle threshold)"
     assert list(quality) == ["unsupervised", *by, "hdbscan", galleries.INFOMAP]
     assert all(quality[by[1]][name] >= max(quality[by[0]][name], 50) for name in quality[by[0]])
-    assert "quality by gallery" in capsys.readouterr().out
+    assert "mean quality by regime" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="has 'nowhere' in its name"):
         galleries.main([f"--galleries={tmp_path}/regimes.py", f"--results={tmp_path}", "--only=nowhere"])
 
