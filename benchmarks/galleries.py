@@ -7,6 +7,7 @@ one that suits the identities of each gallery best, which shows what a threshold
 """
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,9 @@ from lcde.progress import track
 
 THRESHOLDS = 32  # that are tried, over the range that the method's candidates have in all galleries
 INFOMAP = "Infomap (oracle threshold)"
-CHOICES = "hac", "chinese_whispers", "dbscan", "cdp", "map_equation", "components", "fces", "facemap", "hdbscan"
+CHOICES = ["hac", "chinese_whispers", "dbscan", "cdp", "map_equation", "components", "facemap", "hdbscan"]
+if importlib.util.find_spec("infomap"):
+    CHOICES.append("fces")
 Quality = Mapping[str, Mapping[str, float]]  # in percent, by method, then by gallery
 
 

@@ -53,10 +53,10 @@ def test_each_threshold_gets_its_rows(prepared, tmp_path):
 
 
 def test_a_checkpoint_stands_in_for_training(prepared, trained, tmp_path):
-    source = shutil.copy(trained[0] / "checkpoints" / "best.ckpt", tmp_path / "model_7.ckpt")
-    checkpoint = str(source).replace("7", "${seed}")
-    prepared("methods=[lcde]", "seeds=[7]", f"+checkpoints.lcde='{checkpoint}'", f"hydra.run.dir={tmp_path / 'run'}")
-    rows = run(tmp_path / "run" / "lcde" / "7")
+    source = shutil.copy(trained[0] / "checkpoints" / "best.ckpt", tmp_path / "model_0.ckpt")
+    checkpoint = str(source).replace("model_0", "model_${seed}")
+    prepared("methods=[lcde]", "seeds=[0]", f"+checkpoints.lcde='{checkpoint}'", f"hydra.run.dir={tmp_path / 'run'}")
+    rows = run(tmp_path / "run" / "lcde" / "0")
     expected = json.loads((trained[0] / "metrics.json").read_text())
     for row in rows:
         assert row["pairwise_f_score"] == expected[row["part"]]["pairwise"]["f_score"]
