@@ -56,6 +56,17 @@ def make_gallery():
     return make
 
 
+@pytest.fixture
+def circle():
+    """Ten points of a circle and their five neighbours; values of the literature's methods on them are known."""
+    angles = np.deg2rad([0, 5, 11, 18, 40, 46, 53, 75, 84, 110])
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    graph = build_knn(features, 5)
+    graph.indices[7] = 7, 8, 6, 5, 9  # 4 is as near as 9
+    assert graph.indices[[3, 6]].tolist() == [[3, 2, 1, 0, 4], [6, 5, 4, 7, 8]]
+    return Gallery("circle", features, graph, np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3]))
+
+
 @pytest.fixture(scope="session")
 def make_graph():
     """A `KNNGraph` full of ties, and connectivity (N, K): similarities in ±{0, ¼, ½, 1}, connectivity in {0, ¼, ½, 1}.

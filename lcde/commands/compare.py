@@ -30,7 +30,7 @@ from lcde.errors import InputError
 from lcde.evaluation.output import metrics_of, table_row
 from lcde.evaluation.results import evaluate
 from lcde.files import write_atomically
-from lcde.methods.classical import ThresholdRule, choose_threshold
+from lcde.methods.classical import ThresholdRule, with_best_threshold
 from lcde.methods.method import Method, Rule
 from lcde.models.base import Model
 from lcde.models.weights import load_checkpoint, require_matching
@@ -188,12 +188,13 @@ def run(folder: Path) -> list[dict[str, Any]]:
         model = model.to(training.trainer.strategy.root_device)
         cost["training_seconds"] = time.perf_counter() - start
     parts = parts or dataset.load(train=False)
+    method = Method(name, rule, model)
     rules, rows = rules_of(rule, parts, model), []
     for gallery in parts.scored():
         of_part = dict(rules)
         if isinstance(rule, ThresholdRule) and gallery.labels_true is not None and not gallery.held_out:
             of_part["oracle"] = with_best_threshold(rule, gallery, model)
-        rows += [row_of(gallery, name, by, chosen, model) | cost for by, chosen in of_part.items()]
+        rows += [row_of(gallery, by, replace(method, rule=chosen)) | cost for by, chosen in of_part.items()]
     return rows
 
 
@@ -204,27 +205,17 @@ def rules_of(rule: Rule, parts: Parts, model: Model | None) -> dict[str, Rule]:
     rules: dict[str, Rule] = {} if rule.threshold is None else {"settings": rule}
     if parts.validation is not None:
         rules["held-out"] = with_best_threshold(rule, parts.validation, model)
-    elif rule.threshold is None:
-        raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
+    else:
+        rule.require_threshold()
     return rules
 
 
-def with_best_threshold(rule: ThresholdRule, gallery: Gallery, model: Model | None) -> ThresholdRule:
-    """``rule`` with the threshold that is best on ``gallery``."""
-    scores = None
-    if rule.needs_scores:
-        if model is None:
-            raise InputError("the rule needs a trained model; name a choice of model= in methods=[…].")
-        scores = model.bind(gallery, rule.precision, False, None)
-    return replace(rule, threshold=choose_threshold(rule, gallery, scores))
-
-
-def row_of(gallery: Gallery, name: str, threshold_by: str, rule: Rule, model: Model | None) -> dict[str, Any]:
+def row_of(gallery: Gallery, threshold_by: str, method: Method) -> dict[str, Any]:
     """The row of one clustering, see `run`."""
-    result = evaluate(gallery, Method(name, rule, model), show_progress=True)
+    result = evaluate(gallery, method, show_progress=True)
     assert result is not None  # this is rank 0
     values = metrics_of(result)
-    threshold = rule.threshold if isinstance(rule, ThresholdRule) else None
+    threshold = method.rule.threshold if isinstance(method.rule, ThresholdRule) else None
     row = {"part": gallery.name, "held_out": gallery.held_out, "threshold_by": threshold_by, "threshold": threshold}
     row |= {"faces": len(gallery), **table_row(values), "peak_memory_mb": result.peak_memory_mb}
     if torch.cuda.is_available():

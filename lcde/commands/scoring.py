@@ -8,7 +8,7 @@ from lcde.data.datasets import Parts
 from lcde.data.gallery import Gallery
 from lcde.evaluation.output import write_results
 from lcde.evaluation.results import Result, evaluate
-from lcde.methods.classical import ThresholdRule, choose_threshold
+from lcde.methods.classical import ThresholdRule, with_best_threshold
 from lcde.methods.method import Clustering, Details, Method, Rule
 from lcde.progress import track
 from lcde.report.html import PartReport, report_part
@@ -64,7 +64,7 @@ def evaluate_baselines(parts: Parts, rules: Mapping[str, Rule]) -> list[Result]:
         if not isinstance(rule, ThresholdRule) or rule.threshold is not None:
             chosen[name] = rule
         elif parts.validation is not None:
-            chosen[name] = replace(rule, threshold=choose_threshold(rule, parts.validation))
+            chosen[name] = with_best_threshold(rule, parts.validation, None)
     results = []
     for gallery in parts.scored() if chosen else ():
         for name, rule in track(chosen.items(), "baselines"):

@@ -11,8 +11,9 @@ from lcde.clustering.communities import communities, infomap, louvain
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import distinct_pairs, edges_above
 from lcde.data.gallery import Gallery, KNNGraph
+from lcde.distributed import broadcast, rank
 from lcde.errors import InputError
-from lcde.methods.method import Clustering, Details, Rule, Scores, timed
+from lcde.methods.method import Clustering, Details, Rule, Scores, ScoringModel, timed
 from lcde.methods.settings import Within
 from lcde.metrics import Contingency, bcubed, pairwise
 
@@ -46,15 +47,19 @@ class ThresholdRule(Rule):
 
     def cut(self, gallery: Gallery, graph: KNNGraph) -> Clustering:
         """The clustering by `threshold`, of ``graph`` as `weigh` gave it."""
-        if self.threshold is None:
-            raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
-        seconds: dict[str, float] = {}
+        threshold, seconds = self.require_threshold(), dict[str, float]()
         with timed(seconds, "edges"):
-            edges, weights = self._edges(graph, self.threshold)
+            edges, weights = self._edges(graph, threshold)
         with timed(seconds, "components"):
             labels = self._labels(gallery, edges, weights)
         similar = distinct_pairs(edges)[0]
-        return Clustering(labels, seconds, Details(edges_similar=similar, similarity_threshold=self.threshold))
+        return Clustering(labels, seconds, Details(edges_similar=similar, similarity_threshold=threshold))
+
+    def require_threshold(self) -> float:
+        """The threshold; raises `InputError` where there is none."""
+        if self.threshold is None:
+            raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
+        return self.threshold
 
     def candidates(self, graph: KNNGraph) -> np.ndarray:
         """Thresholds that `choose_threshold` tries: over the weights of ``graph`` but for the outermost 2 %."""
@@ -113,6 +118,25 @@ def require_infomap(choice: str) -> None:
     """Raise `InputError` where the package ``infomap``, which ``clustering=<choice>`` needs, is missing."""
     if importlib.util.find_spec("infomap") is None:
         raise InputError(f"clustering={choice} needs the package infomap; pip install 'lcde[infomap]'.")
+
+
+def with_best_threshold(rule: ThresholdRule, gallery: Gallery, model: ScoringModel | None) -> ThresholdRule:
+    """``rule`` with the threshold that is best on a labelled ``gallery``, by the scores of ``model`` if it needs any.
+
+    For a rule that does, all processes of a job call this: the model runs on all of them.
+    """
+    if not rule.needs_scores:
+        return replace(rule, threshold=choose_threshold(rule, gallery))
+    assert model is not None
+    scores, threshold = model.bind(gallery, rule.precision, False, None), None
+    if rank() > 0:
+        scores.serve()
+    else:
+        try:
+            threshold = choose_threshold(rule, gallery, scores)
+        finally:
+            scores.dismiss()
+    return replace(rule, threshold=broadcast(threshold))
 
 
 def choose_threshold(rule: ThresholdRule, gallery: Gallery, scores: Scores | None = None) -> float:

@@ -46,21 +46,19 @@ class FCESERRule(FCESRule):
     def __call__(self, gallery: Gallery, scores: Scores | None = None) -> Clustering:
         """Cluster ``gallery``; the details are those of FC-ES."""
         assert scores is not None
-        if self.threshold is None:
-            raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
-        seconds: dict[str, float] = {}
+        threshold, seconds = self.require_threshold(), dict[str, float]()
         with timed(seconds, "weights"):
             graph = self.weigh(gallery, scores)
         with timed(seconds, "edges"):
-            edges, weights = self._edges(graph, self.threshold)
+            edges, weights = self._edges(graph, threshold)
         with timed(seconds, "pairs"):
-            pairs = beyond_stop(graph, self.threshold, self.recall)
+            pairs = beyond_stop(graph, threshold, self.recall)
             probability = scores.edge_probability(pairs)
         with timed(seconds, "components"):
             accepted = probability >= self.accept
             edges = np.concatenate([edges, pairs[accepted]])
             labels = self._labels(gallery, edges, np.concatenate([weights, probability[accepted]]))
-        return Clustering(labels, seconds, Details(similarity_threshold=self.threshold))
+        return Clustering(labels, seconds, Details(similarity_threshold=threshold))
 
 
 def beyond_stop(graph: KNNGraph, threshold: float, recall: float) -> np.ndarray:

@@ -1,7 +1,6 @@
 """What happens around training: clustering and F-scores at each validation epoch, connectivity, seeds, progress."""
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank
 from lcde.evaluation.results import evaluate
-from lcde.methods.classical import ThresholdRule, choose_threshold
+from lcde.methods.classical import ThresholdRule, with_best_threshold
 from lcde.methods.method import Method, Rule
 from lcde.models.base import Model, PairModel
 from lcde.progress import is_watched
@@ -68,15 +67,9 @@ class ClusteringEvaluation(Callback):
         """The rule, with the threshold that is best on ``held_out`` identities if it has none."""
         if not isinstance(self.rule, ThresholdRule) or self.rule.threshold is not None or held_out is None:
             return self.rule
-        scores, threshold = model.bind(held_out, self.rule.precision, False, None), None
-        if rank() > 0:
-            scores.serve()
-        else:
-            threshold = choose_threshold(self.rule, held_out, scores)
-            scores.dismiss()
-        threshold = broadcast(threshold)
-        self.rule_config = {**self.rule_config, "threshold": threshold}
-        return replace(self.rule, threshold=threshold)
+        rule = with_best_threshold(self.rule, held_out, model)
+        self.rule_config = {**self.rule_config, "threshold": rule.threshold}
+        return rule
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch: not at the end of validation, which comes before its training losses are averaged."""

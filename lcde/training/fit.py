@@ -8,6 +8,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from lcde.configuration import build, build_each, plain
 from lcde.data.datasets import Dataset
 from lcde.errors import InputError
+from lcde.methods.classical import ThresholdRule
 from lcde.models.base import Model
 from lcde.models.weights import Trained, class_named, require_matching, start_from
 from lcde.training.callbacks import ClusteringEvaluation
@@ -64,8 +65,8 @@ def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained 
     evaluation = ClusteringEvaluation(rule_name, build(config.clustering), plain(config.clustering))
     # Before processes start: errors are reported once, graphs are built with all cores.
     datamodule = build(config.data)(dataset=dataset)
-    if datamodule.parts.validation is None and getattr(evaluation.rule, "threshold", 0) is None:
-        raise InputError("clustering.threshold=null needs held-out identities to choose it on; set a threshold.")
+    if isinstance(evaluation.rule, ThresholdRule) and datamodule.parts.validation is None:
+        evaluation.rule.require_threshold()
     logger = build(config.logger) if config.get("logger") else False
     callbacks = build_each(config.callbacks).values()
     trainer = build(config.trainer, callbacks=[evaluation, *callbacks], logger=logger)

@@ -26,18 +26,7 @@ from lcde.methods.hdbscan import HDBSCANRule
 from lcde.methods.hierarchical import AverageLinkageRule
 from lcde.methods.kmeans import KMeansRule
 
-DEGREES = np.array([0, 5, 11, 18, 40, 46, 53, 75, 84, 110])
 needs_infomap = pytest.mark.skipif(importlib.util.find_spec("infomap") is None, reason="the package infomap is missing")
-
-
-@pytest.fixture
-def circle():
-    angles = np.deg2rad(DEGREES)
-    features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    graph = build_knn(features, 5)
-    graph.indices[7] = 7, 8, 6, 5, 9  # 4 is as near as 9
-    assert graph.indices[[3, 6]].tolist() == [[3, 2, 1, 0, 4], [6, 5, 4, 7, 8]]
-    return Gallery("circle", features, graph, np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3]))
 
 
 @pytest.fixture

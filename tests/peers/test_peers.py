@@ -24,18 +24,8 @@ from lcde.peers.gcn_v import GCNVRule, confidence, peak_links
 from lcde.peers.star_fc import StarFCRule, intimacy
 from lcde.training.fit import set_up
 
-DEGREES = np.array([0, 5, 11, 18, 40, 46, 53, 75, 84, 110])
 needs_infomap = pytest.mark.skipif(importlib.util.find_spec("infomap") is None, reason="the package infomap is missing")
 PEERS = ["chen", "star_fc", "gcn_v"]
-
-
-@pytest.fixture
-def circle():
-    angles = np.deg2rad(DEGREES)
-    features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    graph = build_knn(features, 5)
-    graph.indices[7] = 7, 8, 6, 5, 9  # 4 is as near as 9
-    return Gallery("circle", features, graph, np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3]))
 
 
 class Known(Scores):
