@@ -41,7 +41,7 @@ class PairTokens(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
-        """LCENet's tokens (K, D + K) of both ends, PCENet's (2K, D + 2K), same_as_end (2, 2, K), same_identity ()."""
+        """LCENet's tokens (K, D + K) of both ends, PCENet's (2K, D + 2K), labels as `Neighbourhoods`, the pair."""
         gallery, pair = self.gallery, self.pairs[position]
         indices, labels = gallery.graph.indices[pair], gallery.labels_true[pair]
         neighbours = [gallery.features[row] for row in indices]
@@ -51,6 +51,7 @@ class PairTokens(Dataset):
             *(np.concatenate([each, each @ each.T], axis=1) for each in faces),
             same_as_end.astype(np.int64),
             np.int64(labels[0] == labels[1]),
+            pair,
         )
 
 
@@ -62,9 +63,10 @@ class CopyingData(EdgePairDataModule):
 
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> Neighbourhoods:
         """Return the features; the networks append the similarities again, a few thousandths of a step."""
-        *_, pair_tokens, same_as_end, same_identity = batch
+        *_, pair_tokens, same_as_end, same_identity, pairs = batch
         features = pair_tokens[..., : self.train_gallery.features.shape[1]].unflatten(1, (2, -1))
-        return Neighbourhoods(features, same_as_end, same_identity)
+        graph = self._graph(self.train_gallery, pairs.device)
+        return Neighbourhoods(features, same_as_end, same_identity, pairs, graph)
 
 
 PLAIN = ["trainer.precision=32-true", "model.neighbours_per_end=${dataset.k}"]

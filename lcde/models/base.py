@@ -21,9 +21,9 @@ from lcde.errors import InputError
 from lcde.methods.method import Scores
 from lcde.models.precision import fastest_dtype
 from lcde.models.score_cache import CachedScores, fingerprint
-from lcde.models.scoring import GraphScorer, PairNetworks
+from lcde.models.scoring import DeviceGraph, GraphScorer, PairNetworks
 
-__all__ = ["MakeOptimizer", "MakeScheduler", "Model", "Neighbourhoods", "PairModel", "PairNetworks"]
+__all__ = ["DeviceGraph", "MakeOptimizer", "MakeScheduler", "Model", "Neighbourhoods", "PairModel", "PairNetworks"]
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 MakeScheduler = Callable[..., torch.optim.lr_scheduler.LRScheduler]
@@ -31,6 +31,8 @@ MakeScheduler = Callable[..., torch.optim.lr_scheduler.LRScheduler]
 
 class Neighbourhoods(NamedTuple):
     """A batch of kNN edge pairs as a model takes it, on the device.
+
+    Nearly all models read the first three alone.
 
     Attributes
     ----------
@@ -40,11 +42,17 @@ class Neighbourhoods(NamedTuple):
         ``[:, e, f]`` is 1 where a neighbour of end f has the identity of end e.
     same_identity : (B,) int64
         1 where both ends are of one identity.
+    pairs : (B, 2) int64
+        Face numbers.
+    graph : DeviceGraph
+        The gallery that the pairs are of, for models that read more than the neighbours of a face.
     """
 
     features: Tensor
     same_as_end: Tensor
     same_identity: Tensor
+    pairs: Tensor
+    graph: DeviceGraph
 
 
 class Model(LightningModule, ABC):

@@ -21,6 +21,30 @@ BATCHES_PER_CHUNK = 128  # of each process: half a minute on a CPU, seconds on a
 EDGES_AT_A_TIME = 65_536  # whose neighbourhoods are compared
 
 
+class DeviceGraph(NamedTuple):
+    """Features and kNN graph of a gallery on a device.
+
+    Attributes
+    ----------
+    features : (N, D) float32
+    indices : (N, K) int32
+    labels_true : (N,) int64, optional
+        Identities, in training alone.
+    rotation : (D, D) float32, optional
+        By which training rotates the features of a step.
+    """
+
+    features: Tensor
+    indices: Tensor
+    labels_true: Tensor | None = None
+    rotation: Tensor | None = None
+
+    def features_of(self, faces: Tensor) -> Tensor:
+        """Features (..., D) of ``faces`` (...), rotated."""
+        found = self.features[faces.long()]
+        return found if self.rotation is None else found @ self.rotation
+
+
 class PairNetworks(NamedTuple):
     """The inference functions of a model.
 
@@ -35,11 +59,15 @@ class PairNetworks(NamedTuple):
     embedding : callable, optional
         Features (B, K, D) of the neighbours of B faces -> values (B, E) of each face, which the functions above then
         read in place of its features.
+    connectivity_in_graph : callable, optional
+        In place of ``connectivity`` for networks that read more than the neighbours: graph, faces (B,) int64 ->
+        probability (B, K) float32.
     """
 
     connectivity: Callable[[Tensor], Tensor] | None = None
     edge_probability: Callable[[Tensor, Tensor], Tensor] | None = None
     embedding: Callable[[Tensor], Tensor] | None = None
+    connectivity_in_graph: Callable[[DeviceGraph, Tensor], Tensor] | None = None
 
 
 class GraphScorer(Scores):
@@ -89,7 +117,7 @@ class GraphScorer(Scores):
     def connectivity(self, first_row: int = 0) -> np.ndarray:
         """Connectivity (N - first_row, K) float32 of the faces from ``first_row`` on, not symmetrised."""
         faces = np.arange(first_row, len(self.indices))[:, None]
-        if self.networks.connectivity is None:
+        if self.networks.connectivity is None and self.networks.connectivity_in_graph is None:
             return super().connectivity(first_row)
         connectivity = np.empty((len(faces), self.indices.shape[1]), dtype=np.float32)
         for positions, scores in self.chunks(faces):
@@ -171,25 +199,29 @@ class GraphScorer(Scores):
         scores = np.empty((len(share), self.indices.shape[1]) if of_faces else len(share), dtype=np.float32)
         for start in range(0, len(share), size):
             batch = slice(start, start + size)
-            scores[batch] = self._score(self._neighbours(share[batch]).long(), of_faces).cpu().numpy()
+            scores[batch] = self._score(torch.from_numpy(share[batch]).to(self.device), of_faces).cpu().numpy()
             advance(len(scores[batch]) * world_size())
         return scores
 
-    def _score(self, neighbours: Tensor, of_faces: bool) -> Tensor:
+    def _score(self, items: Tensor, of_faces: bool) -> Tensor:
+        if of_faces and self.networks.connectivity_in_graph is not None:
+            return self.networks.connectivity_in_graph(DeviceGraph(self.features, self.indices), items[:, 0])
+        neighbours = self._neighbours(items).long()
         if of_faces:
             assert self.networks.connectivity is not None
             return self.networks.connectivity(self.features[neighbours])
         assert self.networks.edge_probability is not None
         return self.networks.edge_probability(self.features[neighbours], neighbours)
 
-    def _neighbours(self, items: np.ndarray) -> Tensor:
+    def _neighbours(self, items: Tensor) -> Tensor:
         """Neighbours (B, E·K) of ``items`` (B, E)."""
-        return self.indices[torch.from_numpy(items).to(self.device)].flatten(1)
+        return self.indices[items].flatten(1)
 
     def _num_distinct(self, edges: np.ndarray) -> np.ndarray:
         """How many different faces (M,) are among the neighbours of both ends of each of ``edges`` (M, 2)."""
         number = np.empty(len(edges), dtype=np.int64)
         for start in range(0, len(edges), EDGES_AT_A_TIME):
             batch = slice(start, start + EDGES_AT_A_TIME)
-            number[batch] = num_distinct(self._neighbours(edges[batch])).cpu().numpy()
+            neighbours = self._neighbours(torch.from_numpy(edges[batch]).to(self.device))
+            number[batch] = num_distinct(neighbours).cpu().numpy()
         return number

@@ -14,7 +14,7 @@ from lcde.data.datasets import Dataset
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank, world_size
 from lcde.errors import InputError
-from lcde.models.base import Neighbourhoods, PairModel
+from lcde.models.base import DeviceGraph, Neighbourhoods, PairModel
 from lcde.training.pairs import PairSampler, UniformPairs
 
 VALIDATION_PAIRS = 2048  # enough for a steady loss, little work beside the clustering of the gallery
@@ -79,7 +79,7 @@ class EdgePairDataModule(LightningDataModule):
         self.train_gallery = parts.train
         self.parts = replace(parts, evaluation=list(parts.evaluation))  # read once, as each epoch clusters them
         self._connectivity: np.ndarray | None = None
-        self._on_device: dict[int, list[Tensor]] = {}
+        self._on_device: dict[int, DeviceGraph] = {}
 
     def set_train_connectivity(self, connectivity: np.ndarray) -> None:
         """Tell the sampler what the model now gives for the training part: (N, K) float32, not symmetrised."""
@@ -107,15 +107,16 @@ class EdgePairDataModule(LightningDataModule):
         training = self.trainer.training
         gallery = self.train_gallery if training else self.parts.validation
         assert gallery is not None
-        features, indices, labels = self._tensors(gallery, batch.pairs.device)
-        neighbours = indices[batch.pairs].long()  # (B, 2, K)
-        same_as_end = labels[neighbours][:, None] == labels[batch.pairs][..., None, None]  # (B, 2, 2, K)
-        faces = features[neighbours]
+        graph = self._graph(gallery, batch.pairs.device)
         if training and self.rotate:
             # Of epoch and batch alone, so that a resumed run draws what the first one would.
             rng = np.random.default_rng([self.seed, self.trainer.current_epoch, batch.number])
-            faces = faces @ _random_rotation(faces.shape[-1], rng).to(faces)
-        return Neighbourhoods(faces, same_as_end.long(), batch.same_identity)
+            graph = graph._replace(rotation=_random_rotation(graph.features.shape[1], rng).to(graph.features))
+        labels, neighbours = graph.labels_true, graph.indices[batch.pairs].long()  # (B, 2, K)
+        assert labels is not None
+        same_as_end = labels[neighbours][:, None] == labels[batch.pairs][..., None, None]  # (B, 2, 2, K)
+        faces = graph.features_of(neighbours)
+        return Neighbourhoods(faces, same_as_end.long(), batch.same_identity, batch.pairs, graph)
 
     def _draw_pairs(self) -> np.ndarray:
         """The pairs (P, 2) of the present epoch, in random order."""
@@ -138,11 +139,11 @@ class EdgePairDataModule(LightningDataModule):
         ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a sequence does
 
-    def _tensors(self, gallery: Gallery, device: torch.device) -> list[Tensor]:
+    def _graph(self, gallery: Gallery, device: torch.device) -> DeviceGraph:
         """Features, neighbours and identities of ``gallery`` on ``device``."""
         if id(gallery) not in self._on_device:
             arrays = gallery.features, gallery.graph.indices, gallery.labels_true
-            self._on_device[id(gallery)] = [torch.from_numpy(array).to(device) for array in arrays]
+            self._on_device[id(gallery)] = DeviceGraph(*(torch.from_numpy(array).to(device) for array in arrays))
         return self._on_device[id(gallery)]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lcde.models import pcenet
-from lcde.models.base import Neighbourhoods
+from lcde.models.base import DeviceGraph, Neighbourhoods
 
 
 @pytest.fixture
@@ -18,10 +18,11 @@ def small_classifier(monkeypatch):
 def batch(make_gallery):
     """60 pairs of D = 16 and K = 8, of one identity and of two."""
     gallery = make_gallery(0, 60, 16, 8)
-    indices, labels = gallery.graph.indices, torch.from_numpy(gallery.labels_true)
+    indices, features, labels = gallery.graph.indices, gallery.features, torch.from_numpy(gallery.labels_true)
+    graph = DeviceGraph(torch.from_numpy(features), torch.from_numpy(indices), labels)
     pairs = np.stack([np.arange(60), indices[np.arange(60), np.arange(60) % 7 + 1]], axis=1)
-    neighbours, ends = torch.from_numpy(indices[pairs]).long(), labels[torch.from_numpy(pairs)]
+    pairs = torch.from_numpy(pairs)
+    neighbours, ends = graph.indices[pairs].long(), labels[pairs]
     same_as_end = (labels[neighbours][:, None] == ends[..., None, None]).long()
-    return Neighbourhoods(
-        torch.from_numpy(gallery.features)[neighbours], same_as_end, (ends[:, 0] == ends[:, 1]).long()
-    )
+    same_identity = (ends[:, 0] == ends[:, 1]).long()
+    return Neighbourhoods(graph.features_of(neighbours), same_as_end, same_identity, pairs, graph)

@@ -106,6 +106,16 @@ def test_no_output_outlives_its_batch(gallery, monkeypatch):
     assert len(outputs) == 3
 
 
+def test_networks_may_read_the_whole_graph(gallery):
+    def in_graph(graph, faces):
+        of_neighbours = graph.features_of(graph.indices[graph.indices[faces].long()])  # (B, K, K, D)
+        return of_neighbours.mean(dim=(2, 3))
+
+    scorer = GraphScorer(PairNetworks(connectivity_in_graph=in_graph), gallery, torch.device("cpu"))
+    indices = gallery.graph.indices
+    assert scorer.connectivity() == pytest.approx(gallery.features[indices[indices]].mean(axis=(2, 3)), abs=1e-6)
+
+
 def score_on(rank, gallery, folder):
     torch.set_num_threads(1)
     scoring.TOKENS_PER_BATCH["cpu"], scoring.BATCHES_PER_CHUNK = 2 * K, 2

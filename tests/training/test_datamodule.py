@@ -40,6 +40,8 @@ def test_neighbourhoods_are_those_of_the_gallery_in_use(datamodule):
         loader = datamodule.train_dataloader() if training else datamodule.val_dataloader()[0]
         batch = next(iter(loader))
         neighbourhoods = datamodule.on_after_batch_transfer(batch, 0)
+        assert torch.equal(neighbourhoods.pairs, batch.pairs)
+        assert np.array_equal(neighbourhoods.graph.features_of(batch.pairs), gallery.features[batch.pairs])
         for row, pair in enumerate(batch.pairs):
             for end, face in enumerate(pair):
                 neighbours = gallery.graph.indices[face]
@@ -78,6 +80,8 @@ def test_rotation_changes_training_features_alone_and_no_similarity(datamodule):
         torch.testing.assert_close(turned @ turned.mT, plain @ plain.mT)
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 0.1
+    found = datamodule.on_after_batch_transfer(batch._replace(number=0), 0)
+    assert torch.equal(found.graph.features_of(found.graph.indices[batch.pairs]), first)
     datamodule.trainer.training = False
     gallery = datamodule.parts.validation
     batch = next(iter(datamodule.val_dataloader()[0]))
