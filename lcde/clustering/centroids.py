@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from lcde.clustering.edges import distinct_pairs, edge_blocks
+from lcde.clustering.transformed import Features
 from lcde.clustering.whitening import Whitened, cluster_sums
 from lcde.data.gallery import KNNGraph, row_blocks
 
@@ -26,7 +27,7 @@ def merge_similar(
 
 
 def merge_centroids(
-    labels: np.ndarray, features: np.ndarray, graph: KNNGraph, threshold: float, compared: float, num_known: int = 0
+    labels: np.ndarray, features: Features, graph: KNNGraph, threshold: float, compared: float, num_known: int = 0
 ) -> np.ndarray:
     """Merge pairs of clusters that are each other's most similar one, until no two are above the threshold.
 
@@ -56,7 +57,7 @@ def merge_centroids(
 
 def merge_by_average(
     labels: np.ndarray,
-    features: np.ndarray,
+    features: Features,
     graph: KNNGraph,
     threshold: Callable[[int], float],
     compared: float,
@@ -71,7 +72,7 @@ def merge_by_average(
 
 def _merged(
     labels: np.ndarray,
-    features: np.ndarray,
+    features: Features,
     graph: KNNGraph,
     threshold: Callable[[int], float],
     compared: float,

@@ -7,6 +7,7 @@ Rosvall, Axelsson, Bergstrom: The map equation. European Physical Journal Specia
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import distinct_pairs
-from lcde.data.gallery import KNNGraph
+from lcde.data.gallery import KNNGraph, row_blocks
 
 Search = Callable[[np.ndarray, np.ndarray, int, int, int], np.ndarray]  # distinct edges, …, seed, as of `communities`
 
@@ -57,13 +58,27 @@ def communities(
     return connected_labels(edges[np.equal(*modules[edges].T)], num_faces)
 
 
-def communities_of_graph(graph: KNNGraph, threshold: float, num_trials: int, seed: int) -> np.ndarray:
-    """`communities` of the edges of ``graph`` whose similarity is at least ``threshold``, which is above 0.
+def communities_of_graph(
+    graph: KNNGraph, counted: np.ndarray, num_trials: int, seed: int, factors: np.ndarray | None = None
+) -> np.ndarray:
+    """`communities` of edges of ``graph``, which are never listed as pairs: that takes a third of the memory.
 
-    The edges are never listed as pairs, which takes a third of the memory. Where both ends list an edge with different
-    similarities, the larger one counts.
+    Parameters
+    ----------
+    graph : KNNGraph
+    counted : (N, K) bool
+        Which edges count; the similarities of these are above 0. Those from a face to itself never do.
+    num_trials, seed : int
+        As of `communities`.
+    factors : (N, K) float32, optional
+        The weight of an edge is its similarity times this, which is above 0 where an edge counts. Where both ends list
+        an edge with different weights, the larger one counts.
+
+    Returns
+    -------
+    (N,) int64
     """
-    adjacency = _upper_triangle(graph, threshold)
+    adjacency = _upper_triangle(graph, counted, factors)
     if not adjacency.nnz:
         return np.arange(len(graph))
     modules = _louvain(adjacency, num_trials, seed)
@@ -73,19 +88,21 @@ def communities_of_graph(graph: KNNGraph, threshold: float, num_trials: int, see
     return connected_components(adjacency, directed=False)[1].astype(np.int64)
 
 
-def _upper_triangle(graph: KNNGraph, threshold: float) -> csr_matrix:
-    """Symmetric adjacency (N, N) of the edges from ``threshold`` on, of which only pairs i < j are held."""
+def _upper_triangle(graph: KNNGraph, counted: np.ndarray, factors: np.ndarray | None) -> csr_matrix:
+    """Symmetric adjacency (N, N) of `communities_of_graph`, of which only pairs i < j are held."""
     num_faces = len(graph)
-    kept = graph.similarities >= threshold
     upward = graph.indices > np.arange(num_faces, dtype=np.int32)[:, None]
 
     def part(chosen: np.ndarray) -> csr_matrix:
         starts = np.append(0, np.cumsum(np.count_nonzero(chosen, axis=1)))
-        return csr_matrix((graph.similarities[chosen], graph.indices[chosen], starts), shape=(num_faces, num_faces))
+        weights = graph.similarities[chosen]
+        if factors is not None:
+            weights *= factors[chosen]
+        return csr_matrix((weights, graph.indices[chosen], starts), shape=(num_faces, num_faces))
 
-    downward = kept & ~upward
+    downward = counted & ~upward
     downward[:, 0] = False
-    upper, lower = part(kept & upward), part(downward).T.tocsr()
+    upper, lower = part(counted & upward), part(downward).T.tocsr()
     upper.sort_indices()
     return upper.maximum(lower)
 
@@ -101,12 +118,13 @@ def _louvain(adjacency: csr_matrix, num_trials: int, seed: int) -> np.ndarray:
 
     threads = nk.getMaxNumberOfThreads()
     nk.setNumberOfThreads(1)  # several threads give other communities in every run
-    adjacency = adjacency.astype(np.float64)
     try:
         if hasattr(nk, "GraphFromCsr"):  # NetworKit 11.3: the same graph in less than half the time
-            graph = nk.GraphFromCsr(adjacency, weighted=True, directed=False)
+            graph = nk.GraphFromCsr(adjacency.astype(np.float64), weighted=True, directed=False)
         else:
-            graph = nk.GraphFromCoo(adjacency.tocoo(), n=adjacency.shape[0], weighted=True, directed=False)
+            entries = adjacency.astype(np.float64).tocoo()
+            graph = nk.GraphFromCoo(entries, n=adjacency.shape[0], weighted=True, directed=False)
+            del entries
 
         def modules(run: int) -> np.ndarray:
             nk.setSeed(seed + run, False)
@@ -115,9 +133,7 @@ def _louvain(adjacency: csr_matrix, num_trials: int, seed: int) -> np.ndarray:
 
         if num_trials == 1:
             return modules(0)
-        ends = adjacency.tocoo()
-        edges = np.stack([ends.row, ends.col], axis=1)
-        return min(map(modules, range(num_trials)), key=lambda found: codelength(edges, adjacency.data, found))
+        return min(map(modules, range(num_trials)), key=partial(codelength, adjacency))
     finally:
         nk.setNumberOfThreads(threads)
 
@@ -142,24 +158,25 @@ def infomap(
     return modules
 
 
-def codelength(edges: np.ndarray, weights: np.ndarray, modules: np.ndarray) -> float:
+def codelength(adjacency: csr_matrix, modules: np.ndarray) -> float:
     """Bits per step of a random walk on an undirected graph that ``modules`` describe: the two-level map equation.
 
     Parameters
     ----------
-    edges : (M, 2) int64
-        Each edge once, none from a face to itself.
-    weights : (M,) float64
-        Positive.
+    adjacency : (N, N) sparse matrix
+        Positive weights of the edges, each once, none from a face to itself.
     modules : (N,) int64
         Numbered from 0.
     """
-    flow = weights / (2 * weights.sum())  # along each edge, in each direction
-    visits = np.bincount(edges.ravel(), np.repeat(flow, 2), len(modules))
-    ends = modules[edges]
-    leaving = np.not_equal(*ends.T)
-    num_modules = int(modules.max()) + 1
-    exits = np.bincount(ends[leaving].ravel(), np.repeat(flow[leaving], 2), num_modules)
+    num_modules, total = int(modules.max()) + 1, 2 * adjacency.sum(dtype=np.float64)
+    exits = np.zeros(num_modules)
+    for rows in row_blocks(len(modules)):  # few edges leave a module
+        block = adjacency[rows].tocoo()
+        ends = np.stack([modules[block.row + rows.start], modules[block.col]])
+        leaving = np.flatnonzero(np.not_equal(*ends))
+        exits += np.bincount(ends[:, leaving].ravel(), np.tile(block.data[leaving], 2), num_modules)
+    of_faces = adjacency.sum(axis=0, dtype=np.float64).A1 + adjacency.sum(axis=1, dtype=np.float64).A1
+    exits, visits = exits / total, of_faces / total
     inside = np.bincount(modules, visits, num_modules)
     return _plogp(exits.sum(keepdims=True)) - 2 * _plogp(exits) - _plogp(visits) + _plogp(exits + inside)
 

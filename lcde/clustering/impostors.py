@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
+from lcde.clustering.transformed import Features
+
 SAMPLE = 2_000  # faces compared with as many others
 QUANTILES = 0.05, 0.25  # of the similarity of impostor pairs, below nearly all genuine pairs: they give mean and spread
 UPPER_QUANTILES = 0.75, 0.9  # of pairs of different clusters: look-alikes make this side wider
@@ -41,7 +43,7 @@ class Impostors:
     nearest: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, labels: np.ndarray, similarities: np.ndarray) -> "Impostors":
+    def of(cls, features: Features, labels: np.ndarray, similarities: np.ndarray) -> "Impostors":
         """Estimate the distribution from random pairs of different clusters, without copies.
 
         Parameters

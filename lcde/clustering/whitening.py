@@ -6,8 +6,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from lcde.clustering.impostors import Impostors
+from lcde.clustering.transformed import Features, Transformed
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
-from lcde.data.knn import edge_similarities
 
 SHARE = 0.2  # of the within-cluster covariance; the rest is the unit matrix, for clusters hold similar faces only
 TINY = np.finfo(np.float32).tiny
@@ -19,10 +19,7 @@ class Whitened:
 
     Attributes
     ----------
-    given : (N, D) float32
-        The features as given.
-    offset, matrix : (D,), (D, D) float32
-        What `transform` subtracts and multiplies by.
+    features : Transformed
     graph : KNNGraph
         Of the transformed features. The neighbours are those of the features as given, so that rows are not in
         descending order.
@@ -30,30 +27,20 @@ class Whitened:
         Of pairs of different clusters.
     """
 
-    given: np.ndarray
-    offset: np.ndarray
-    matrix: np.ndarray
+    features: Transformed
     graph: KNNGraph
     impostors: Impostors
-
-    @property
-    def features(self) -> np.ndarray:
-        """The transformed features (N, D) float32, computed anew: at millions of faces, they take gigabytes."""
-        return transform(self.given, self.offset, self.matrix)
 
     @classmethod
     def by(cls, gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True) -> "Whitened":
         """``gallery`` by its clusters ``labels``; the parameters are those of `transformation`."""
-        offset, matrix = transformation(gallery, labels, centring, whitening)
-        features, indices = transform(gallery.features, offset, matrix), gallery.graph.indices
-        graph = KNNGraph(indices, edge_similarities(features, indices))
-        return cls(gallery.features, offset, matrix, graph, Impostors.of(features, labels, graph.similarities))
+        features = transformed(gallery, labels, centring, whitening)
+        graph = KNNGraph(gallery.graph.indices, features.similarities(gallery.graph.indices))
+        return cls(features, graph, Impostors.of(features, labels, graph.similarities))
 
 
-def transformation(
-    gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """Offset (D,) and matrix (D, D) float32 for `transform`: `common_offset` and `within_cluster_whitening`.
+def transformed(gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True) -> Transformed:
+    """Features of ``gallery`` less `common_offset`, times `within_cluster_whitening`.
 
     Parameters
     ----------
@@ -69,7 +56,7 @@ def transformation(
         offset = common_offset(given, labels, Impostors.of(given, labels, gallery.graph.similarities).mean)
     if whitening:
         matrix = within_cluster_whitening(given, labels)
-    return offset, matrix
+    return Transformed(given, offset, matrix)
 
 
 def common_offset(features: np.ndarray, labels: np.ndarray, impostor_mean: float) -> np.ndarray:
@@ -128,22 +115,14 @@ def within_cluster_whitening(features: np.ndarray, labels: np.ndarray) -> np.nda
     return vectors / np.sqrt(values) @ vectors.T
 
 
-def transform(features: np.ndarray, offset: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Subtract ``offset`` (D,) from ``features`` (N, D) float32, multiply by ``matrix`` (D, D), scale to unit length.
-
-    A face at the offset becomes zero.
-    """
-    result = np.empty_like(features)
-    for rows in row_blocks(len(features)):
-        moved = (features[rows] - offset) @ matrix
-        result[rows] = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), TINY)
-    return result
-
-
-def cluster_sums(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def cluster_sums(features: Features, labels: np.ndarray) -> np.ndarray:
     """Sum (C, D) of the ``features`` (N, D) of each cluster of ``labels`` (N,) from 0; (1, D) where there is none."""
-    ones, shape = np.ones(len(labels), dtype=np.float32), (labels.max(initial=0) + 1, len(labels))
-    return csr_matrix((ones, (labels, np.arange(len(labels)))), shape=shape) @ features
+    sums = np.zeros((labels.max(initial=0) + 1, features.shape[1]), dtype=np.float32)
+    for rows in row_blocks(len(labels)):
+        clusters, own = np.unique(labels[rows], return_inverse=True)
+        ones = np.ones(len(own), dtype=np.float32)
+        sums[clusters] += csr_matrix((ones, (own, np.arange(len(own))))) @ features[rows]
+    return sums
 
 
 def _centroids(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -87,7 +87,7 @@ class LCDERule(Rule):
         if self.second_pass is not None:
             with timed(seconds, "second_pass"):
                 labels = self._merge(gallery, labels, self.second_pass)
-                labels, _, _ = self.second_pass.find(gallery, labels, connectivity)
+                labels = self.second_pass.find(gallery, labels, connectivity).labels
         return Clustering(labels, seconds, details)
 
     def assign(self, gallery: Gallery, known_labels: np.ndarray, scores: Scores | None) -> np.ndarray:
@@ -131,5 +131,7 @@ class LCDERule(Rule):
         return official_similarity_threshold(gallery.graph.similarities)
 
     def _merge(self, gallery: Gallery, labels: np.ndarray, by: SecondPass, num_known: int = 0) -> np.ndarray:
+        if not by.merging:
+            return labels
         whitened = Whitened.by(gallery, labels, by.centring, by.whitening)
         return by.merge(labels, whitened, by.strict_threshold(whitened), by.impostor_merges, num_known)

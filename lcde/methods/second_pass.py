@@ -1,7 +1,7 @@
 """Clusters found anew among features that other clusters have centred and whitened."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,26 @@ MOST = 0.6  # share of the faces that must have enough edges
 FEW = 2  # edges of a face, too few to accept a wrong one among them
 STEPS = 30  # numbers of impostors per face that are tried
 NONE_KNOWN = np.empty(0, dtype=np.int64)
+
+
+class Found(NamedTuple):
+    """Clusters, and the edges that they come from.
+
+    Attributes
+    ----------
+    labels : (N,) int64
+    graph : KNNGraph
+        With whitened similarities, so that rows are not in descending order.
+    counted : (N, K) bool
+        Which edges count.
+    threshold : float
+        Least similarity of those that do.
+    """
+
+    labels: np.ndarray
+    graph: KNNGraph
+    counted: np.ndarray
+    threshold: float
 
 
 @dataclass
@@ -65,7 +85,7 @@ class SecondPass:
         labels: np.ndarray,
         connectivity: np.ndarray | None = None,
         known_labels: np.ndarray = NONE_KNOWN,
-    ) -> tuple[np.ndarray, KNNGraph, float]:
+    ) -> Found:
         """Find the clusters of ``gallery`` anew.
 
         Parameters
@@ -77,35 +97,29 @@ class SecondPass:
             Symmetrised. The weight of an edge is its similarity times its connectivity, or the similarity alone.
         known_labels : (n,) int64
             Of the first faces, which keep them.
-
-        Returns
-        -------
-        labels : (N,) int64
-        graph : KNNGraph
-            With whitened similarities, 0 where an edge does not count.
-        threshold : float
-            Edges of this similarity or more count.
         """
         whitened = Whitened.by(gallery, labels, self.centring, self.whitening)
-        graph, threshold = self._counted_edges(whitened)
-        weighted, least = graph, threshold
+        counted, threshold = self._counted_edges(whitened)
         if connectivity is not None:
-            weights = np.where(graph.similarities >= threshold, graph.similarities * connectivity, 0)
-            weighted, least = KNNGraph(graph.indices, weights), TINY
-        found = self.join(weighted, least, known_labels)
+            counted &= connectivity > 0
+        found = self.join(whitened.graph, counted, known_labels, connectivity)
         alike = max(whitened.impostors.with_look_alikes(self.impostors_per_face), TINY)
-        return self.merge(found, whitened, alike, self.impostor_merges, len(known_labels)), graph, threshold
+        merged = self.merge(found, whitened, alike, self.impostor_merges, len(known_labels))
+        return Found(merged, whitened.graph, counted, threshold)
 
     def strict_threshold(self, whitened: Whitened) -> float:
         """Similarity that ``impostors_per_face`` impostors of a face are expected to reach."""
         return max(whitened.impostors.similarity(self.impostors_per_face), TINY)
 
-    def join(self, graph: KNNGraph, threshold: float, known_labels: np.ndarray) -> np.ndarray:
-        """Labels (N,): communities of the edges from ``threshold`` on; faces behind the known ones may join these."""
+    def join(
+        self, graph: KNNGraph, counted: np.ndarray, known_labels: np.ndarray, connectivity: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Labels (N,): communities of the ``counted`` edges; faces behind the known ones may join these."""
         num_known = len(known_labels)
         if not num_known:
-            return communities_of_graph(graph, threshold, self.num_trials, self.seed)
-        edges, weights = edges_above(graph, threshold, num_known)
+            return communities_of_graph(graph, counted, self.num_trials, self.seed, connectivity)
+        weights = np.where(counted, graph.similarities * (1 if connectivity is None else connectivity), 0)
+        edges, weights = edges_above(KNNGraph(graph.indices, weights), TINY, num_known)
         among, num_new = edges[:, 1] >= num_known, len(graph) - num_known
         groups = communities(edges[among] - num_known, weights[among], num_new, self.num_trials, self.seed)
         return assign_faces(edges, weights, known_labels, groups)
@@ -116,8 +130,8 @@ class SecondPass:
         """``labels`` (N,) after `merge_similar`, if ``merging`` is wanted."""
         return merge_similar(labels, whitened, threshold, impostor_merges, num_known) if self.merging else labels
 
-    def _counted_edges(self, whitened: Whitened) -> tuple[KNNGraph, float]:
-        """The graph with similarity 0 where an edge does not count, and its threshold, the strict one or less.
+    def _counted_edges(self, whitened: Whitened) -> tuple[np.ndarray, float]:
+        """Which edges count, (N, K) bool, and their threshold, the strict one or less.
 
         The threshold is the lowest one at which, for a share of `MOST` faces, the expected number of wrong edges is at
         most `false_edges` times the number of edges beyond the first `FEW`. Below the strict one, an edge counts only
@@ -131,10 +145,9 @@ class SecondPass:
             if per_face <= self.false_edges * (np.quantile(num_edges, 1 - MOST) - FEW):
                 break
         else:
-            return graph, strict
-        many, similarities = num_edges > FEW, graph.similarities.copy()
+            return graph.similarities >= strict, strict
+        counted, many = graph.similarities >= min(threshold, strict), num_edges > FEW
         for rows in row_blocks(len(graph)):
-            refused = (similarities[rows] < strict) & ~(many[rows, None] & many[graph.indices[rows]])
-            refused[:, 0] = False
-            similarities[rows][refused] = 0
-        return KNNGraph(graph.indices, similarities), min(threshold, strict)
+            both = many[rows, None] & many[graph.indices[rows]]
+            counted[rows, 1:] &= ((graph.similarities[rows] >= strict) | both)[:, 1:]
+        return counted, min(threshold, strict)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import distinct_pairs, edges_above
-from lcde.clustering.whitening import Whitened, transform, transformation
-from lcde.data.gallery import Gallery, KNNGraph
+from lcde.clustering.whitening import Whitened, transformed
+from lcde.data.gallery import Gallery
 from lcde.methods.method import Clustering, Details, Rule, Scores, timed
-from lcde.methods.second_pass import NONE_KNOWN, SecondPass
+from lcde.methods.second_pass import NONE_KNOWN, Found, SecondPass
 
 
 @dataclass
@@ -24,18 +23,15 @@ class UnsupervisedRule(Rule, SecondPass):
         """Cluster ``gallery``.
 
         In the details, connectivity is 1 where the whitened similarity reaches its threshold and 0 elsewhere,
-        symmetrised; density is its sum over whitened similarities, as in LCDE; all edges above the threshold are
-        similar edges.
+        symmetrised; density is its sum over whitened similarities, as in LCDE.
         """
         seconds: dict[str, float] = {}
         with timed(seconds, "components"):
-            labels, weighted, threshold = self._cluster(gallery, NONE_KNOWN)
+            labels, graph, counted, threshold = self._cluster(gallery, NONE_KNOWN)
         with timed(seconds, "edges"):
-            above, (edges, _) = weighted.similarities >= threshold, edges_above(weighted, threshold)
-            connectivity = symmetrise(above.astype(np.float32), weighted.indices)
-            densities, similar = density(connectivity, weighted.similarities), distinct_pairs(edges)[0]
-            details = Details(connectivity, densities, edges_similar=similar, similarity_threshold=threshold)
-        return Clustering(labels, seconds, details)
+            connectivity = symmetrise(counted.astype(np.float32), graph.indices)
+            densities = density(connectivity, graph.similarities)
+        return Clustering(labels, seconds, Details(connectivity, densities, similarity_threshold=threshold))
 
     def assign(self, gallery: Gallery, known_labels: np.ndarray, scores: Scores | None = None) -> np.ndarray:
         """Labels of all faces of ``gallery``: ``known_labels`` of the first ones stay, the others are assigned to them.
@@ -55,18 +51,19 @@ class UnsupervisedRule(Rule, SecondPass):
         -------
         (N + n,) int64
         """
-        return self._cluster(gallery, known_labels)[0]
+        return self._cluster(gallery, known_labels).labels
 
     def transformed(self, gallery: Gallery, labels: np.ndarray) -> np.ndarray:
         """Unit features (N, D) after `centring` and `whitening` by the clusters ``labels`` (N,), -1 for noise."""
-        return transform(gallery.features, *transformation(gallery, labels, self.centring, self.whitening))
+        return transformed(gallery, labels, self.centring, self.whitening)[:]
 
-    def _cluster(self, gallery: Gallery, known_labels: np.ndarray) -> tuple[np.ndarray, KNNGraph, float]:
-        """Labels (N + n,) of all faces, and the graph of the second pass with its threshold."""
+    def _cluster(self, gallery: Gallery, known_labels: np.ndarray) -> Found:
+        """Labels (N + n,) of all faces, by edges of the second pass."""
         num_known = len(known_labels)
         alone = known_labels.max(initial=-1) + 1 + np.arange(len(gallery) - num_known)
         first = Whitened.by(gallery, np.concatenate([known_labels, alone]), self.centring, self.whitening)
         threshold = self.strict_threshold(first)
-        labels = self.join(first.graph, threshold, known_labels)
+        labels = self.join(first.graph, first.graph.similarities >= threshold, known_labels)
         labels = self.merge(labels, first, threshold, 0, num_known)
+        del first  # at millions of faces, gigabytes
         return self.find(gallery, labels, known_labels=known_labels)

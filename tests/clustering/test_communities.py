@@ -1,14 +1,18 @@
 import math
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from lcde.clustering.communities import codelength, communities, communities_of_graph, infomap
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import edges_above
+from lcde.data import gallery
+from lcde.data.gallery import KNNGraph
 
 
 @pytest.fixture(params=["networkit", "infomap"])
@@ -81,8 +85,9 @@ def test_no_community_reaches_across_components(detect, seed):
 
 def test_the_best_of_several_runs_counts():
     edges, weights = random_graph(1, 300, 900)
-    single = [codelength(edges, weights, communities(edges, weights, 300, 1, seed)) for seed in range(5)]
-    assert codelength(edges, weights, communities(edges, weights, 300, 5, 0)) == min(single) < max(single)
+    adjacency = csr_matrix((weights, edges.T), shape=(300, 300))
+    single = [codelength(adjacency, communities(edges, weights, 300, 1, seed)) for seed in range(5)]
+    assert codelength(adjacency, communities(edges, weights, 300, 5, 0)) == min(single) < max(single)
 
 
 def test_the_number_of_threads_is_restored():
@@ -98,8 +103,9 @@ def test_the_number_of_threads_is_restored():
 
 def test_codelength_of_two_triangles():
     edges = np.array([[0, 1], [1, 2], [0, 2], [3, 4], [4, 5], [3, 5], [2, 3]])
+    adjacency = csr_matrix((np.full(7, 0.3), edges.T), shape=(6, 6))
     for modules, bits in (([0, 0, 0, 1, 1, 1], 2.3207), ([0] * 6, 2.5567)):
-        assert codelength(edges, np.full(7, 0.3), np.array(modules)) == pytest.approx(bits, abs=5e-5)
+        assert codelength(adjacency, np.array(modules)) == pytest.approx(bits, abs=5e-5)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
@@ -121,7 +127,9 @@ def test_codelength_is_that_of_its_two_codebooks(seed, num_modules):
     expected = bits(exits)
     for module in range(num_modules):
         expected += bits([exits[module], *(visits[face] for face in np.flatnonzero(modules == module))])
-    assert codelength(edges, weights, modules) == pytest.approx(expected)
+    adjacency = csr_matrix((weights, edges.T), shape=(12, 12))
+    with patch.object(gallery, "ROWS", 5):
+        assert codelength(adjacency, modules) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -132,20 +140,31 @@ def test_communities_of_a_graph_are_those_of_its_edges(seed, make_graph):
     for pair, weight in zip(np.sort(edges, axis=1).tolist(), weights.tolist(), strict=True):
         heaviest[tuple(pair)] = max(weight, heaviest.get(tuple(pair), 0))
     expected = communities(np.array(list(heaviest)), np.array(list(heaviest.values())), 120, 2, seed)
-    found = communities_of_graph(graph, 0.25, 2, seed)
+    found = communities_of_graph(graph, graph.similarities >= 0.25, 2, seed)
     assert found.dtype == np.int64
     assert 3 < found.max() < 119
     assert np.array_equal(found, expected)
 
 
+def test_factors_multiply_the_weights_of_a_graph(make_graph):
+    graph, factors = make_graph(0, 120, 7)
+    counted = (graph.similarities >= 0.1) & (factors > 0.2)
+    product = KNNGraph(graph.indices, graph.similarities * factors)
+    found = communities_of_graph(graph, counted, 1, 0, factors)
+    assert np.array_equal(found, communities_of_graph(product, counted, 1, 0))
+    assert not np.array_equal(found, communities_of_graph(graph, counted, 1, 0))
+
+
 def test_a_graph_without_edges_leaves_all_faces_alone(make_graph):
     graph, _ = make_graph(0, 30, 5)
-    assert np.array_equal(communities_of_graph(graph, 1.5, 1, 0), np.arange(30))
+    itself = graph.indices == np.arange(30)[:, None]
+    assert np.array_equal(communities_of_graph(graph, itself, 1, 0), np.arange(30))
 
 
 def test_older_versions_of_networkit_give_the_same(make_graph, monkeypatch):
     nk = pytest.importorskip("networkit")
     graph, _ = make_graph(1, 120, 7)
-    expected = communities_of_graph(graph, 0.25, 2, 0)
+    counted = graph.similarities >= 0.25
+    expected = communities_of_graph(graph, counted, 2, 0)
     monkeypatch.delattr(nk, "GraphFromCsr", raising=False)
-    assert np.array_equal(communities_of_graph(graph, 0.25, 2, 0), expected)
+    assert np.array_equal(communities_of_graph(graph, counted, 2, 0), expected)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lcde.clustering.whitening import SHARE, cluster_sums, common_offset, transform, within_cluster_whitening
+from lcde.clustering.transformed import Transformed
+from lcde.clustering.whitening import SHARE, cluster_sums, common_offset, within_cluster_whitening
 from lcde.data.formats import normalise
 
 LABELS = np.repeat(np.arange(200), np.arange(200) % 7 + 1)
@@ -26,7 +27,7 @@ def separation(features, labels):
 
 def test_what_varies_within_clusters_counts_less():
     features = faces(LABELS, spread=1.0)
-    whitened = transform(features, NO_OFFSET, within_cluster_whitening(features, LABELS))
+    whitened = Transformed(features, NO_OFFSET, within_cluster_whitening(features, LABELS))[:]
     assert whitened.dtype == np.float32
     assert np.linalg.norm(whitened, axis=1) == pytest.approx(1, abs=1e-5)
     assert separation(whitened, LABELS) > 1.4 * separation(features, LABELS)
@@ -47,7 +48,7 @@ def test_a_planted_offset_is_found(count):
     assert np.linalg.norm(offset) == pytest.approx(impostor_mean**0.5, abs=1e-3)
     assert np.linalg.norm(offset - planted * 0.5**0.5) < 0.45
     if count == 400:
-        moved = transform(features, offset, np.eye(512, dtype=np.float32))
+        moved = Transformed(features, offset, np.eye(512, dtype=np.float32))[:]
         assert abs((moved @ moved.T)[labels[:, None] != labels].mean()) < 0.02
 
 
@@ -81,17 +82,24 @@ def test_faces_are_moved_and_scaled():
     features, offset, matrix = (rng.standard_normal(shape).astype(np.float32) for shape in ((9, 4), 4, (4, 4)))
     expected = (features - offset) @ matrix
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    assert transform(features, offset, matrix) == pytest.approx(expected, abs=1e-5)
-    assert not transform(offset[None], offset, matrix).any()
+    moved, indices = Transformed(features, offset, matrix), np.stack([np.arange(9), rng.permutation(9)], axis=1)
+    assert moved[:] == pytest.approx(expected, abs=1e-5)
+    assert moved[indices[:, 1]] == pytest.approx(expected[indices[:, 1]], abs=1e-5)
+    similarities = (expected[indices] * expected[:, None]).sum(axis=2)
+    assert moved.similarities(indices) == pytest.approx(similarities, abs=1e-5)
+    features[3] = offset
+    at_offset = Transformed(features, offset, matrix)
+    assert not at_offset[3:4].any()
+    assert not at_offset.similarities(indices)[(indices == 3).any(axis=1) & (indices[:, 1] == 3)][:, 1].any()
 
 
 def test_whitening_does_not_depend_on_block_size(monkeypatch):
     features = faces(LABELS, spread=1.0)
     matrix = within_cluster_whitening(features, LABELS)
-    moved = transform(features, NO_OFFSET, matrix)
+    sums = cluster_sums(features, LABELS)
     monkeypatch.setattr("lcde.data.gallery.ROWS", 7)
     assert within_cluster_whitening(features, LABELS) == pytest.approx(matrix, abs=1e-5)
-    assert transform(features, NO_OFFSET, matrix) == pytest.approx(moved, abs=1e-6)
+    assert cluster_sums(features, LABELS) == pytest.approx(sums, abs=1e-5)
 
 
 def test_noise_does_not_count():
