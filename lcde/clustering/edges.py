@@ -73,6 +73,22 @@ def select_edges(
     return np.concatenate(edges_density), np.stack([key >> 32, key & 0xFFFF_FFFF], axis=1)
 
 
+def peak_links(graph: KNNGraph, height: np.ndarray) -> KNNGraph:
+    """The edge from each face to its first neighbour that is strictly higher, by ``height`` (N,); see `one_link`."""
+    return one_link(graph, (height[graph.indices] > height[:, None]).argmax(axis=1))
+
+
+def one_link(graph: KNNGraph, columns: np.ndarray) -> KNNGraph:
+    """The edge of each face in one of the ``columns`` (N,) of ``graph``, as a graph of K = 2.
+
+    The edge of a face whose column is 0 leads to itself, with similarity 0: it joins nothing.
+    """
+    both = np.stack([np.zeros_like(columns), columns], axis=1)
+    similarities = np.take_along_axis(graph.similarities, both, axis=1)
+    similarities[columns == 0, 1] = 0
+    return KNNGraph(np.take_along_axis(graph.indices, both, axis=1), similarities)
+
+
 def values_of_edges(values: np.ndarray, edges: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Values (M,) of kNN edges ``edges`` (M, 2), taken from ``values`` (N, K) beside ``indices`` (N, K)."""
     result = np.empty(len(edges), dtype=values.dtype)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -54,6 +54,11 @@ class Neighbourhoods(NamedTuple):
     pairs: Tensor
     graph: DeviceGraph
 
+    @property
+    def same_as_centre(self) -> Tensor:
+        """(B, 2, K) int64: 1 where a neighbour of an end has the identity of that end."""
+        return torch.stack([self.same_as_end[:, end, end] for end in range(2)], dim=1)
+
 
 class Model(LightningModule, ABC):
     """Base class of trainable models.
@@ -78,12 +83,15 @@ class Model(LightningModule, ABC):
     ----------
     feature_dim, k : int, optional
         D and K of the galleries that it is made for; None where any will do.
+    layer_hparams : tuple of str
+        Class attribute: names of the constructor's parameters that `layer_settings` gives.
     batch_idx : int
         Number of the present training step within its epoch, the same on all processes of a job.
     """
 
     feature_dim: int | None = None
     k: int | None = None
+    layer_hparams: ClassVar[tuple[str, ...]] = ()
     batch_idx = 0
 
     def __init__(self, optimizer: MakeOptimizer | None = None, scheduler: MakeScheduler | None = None) -> None:
@@ -116,7 +124,7 @@ class Model(LightningModule, ABC):
 
     def layer_settings(self) -> dict[str, Any]:
         """Hyper parameters that a model must share with this one to start from its weights."""
-        return {}
+        return {name: self.hparams[name] for name in self.layer_hparams}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum of the losses."""

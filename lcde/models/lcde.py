@@ -105,20 +105,20 @@ class LCDEModel(PairModel):
 
     def _losses(self, batch: Neighbourhoods, columns: Tensor | None = None) -> dict[str, Tensor]:
         """Losses from the neighbours in ``columns`` (Q,), of which the first is 0; from all, Q = K, without it."""
-        same_as_end = batch.same_as_end if columns is None else batch.same_as_end[..., columns]  # (B, 2, 2, Q)
+        if columns is not None:
+            batch = batch._replace(same_as_end=batch.same_as_end[..., columns])  # (B, 2, 2, Q)
         features, device = batch.features, batch.features.device.type
         if torch.is_autocast_enabled(device):  # the residual stream of the networks has the type of their input
             features = features.to(torch.get_autocast_dtype(device))
         connectivity = self.lcenet(features.flatten(0, 1), columns)  # (2B, Q, 2)
-        same_as_centre = torch.stack([same_as_end[:, end, end] for end in range(2)], dim=1)  # (B, 2, Q)
         edge, encoded = self.pcenet.edge_and_tokens(features.flatten(1, 2), columns)  # (B, 2), (B, 2Q, D + 2K)
         # Not cross_entropy(weight=…): its mean over the weights of a batch would differ between the ranks of a job.
         edge_losses = F.cross_entropy(edge, batch.same_identity, reduction="none")
         token = self.token_head(encoded)  # (B, 2, 2Q, 2)
         return {
-            "connectivity_loss": F.cross_entropy(connectivity.flatten(0, -2), same_as_centre.flatten()),
+            "connectivity_loss": F.cross_entropy(connectivity.flatten(0, -2), batch.same_as_centre.flatten()),
             "edge_loss": (self.edge_weight[batch.same_identity] * edge_losses).mean(),
-            "token_loss": F.cross_entropy(token.flatten(0, -2), same_as_end.flatten()),
+            "token_loss": F.cross_entropy(token.flatten(0, -2), batch.same_as_end.flatten()),
         }
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcde.clustering.components import connected_labels
+from lcde.clustering.edges import one_link
 from lcde.clustering.shared_neighbours import sums_over_shared
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
-from lcde.methods.classical import CANDIDATES, ThresholdRule
+from lcde.methods.classical import CANDIDATES, ComponentsRule
 from lcde.methods.method import Scores
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 from lcde.models.precision import as_dtype
@@ -22,7 +22,7 @@ TINY = 1e-5  # added to the sums that probabilities are divided by
 
 
 @dataclass
-class ChenRule(ThresholdRule):
+class ChenRule(ComponentsRule):
     """Each face joins the nearest of its denser neighbours, if that is near enough.
 
     The distance of a neighbour is 1 minus its connectivity. Density (NDDe) is the probability with which a face's
@@ -37,23 +37,17 @@ class ChenRule(ThresholdRule):
     needs_scores = True
 
     def weigh(self, gallery: Gallery, scores: Scores | None) -> KNNGraph:
-        """The one edge by which each face may join, weighted by 1 minus the transition distance; 0 elsewhere."""
+        """The one edge by which each face may join, weighted by 1 minus the transition distance."""
         assert scores is not None
         indices, distance = gallery.graph.indices, 1 - scores.connectivity()
         density, nearness = diffusion_density(distance, indices), 1 - transition_distance(distance, indices)
         denser = density[indices] >= density[:, None]
         denser &= indices != np.arange(len(indices))[:, None]
-        best = np.where(denser, nearness, -1).argmax(axis=1)[:, None]
-        weights = np.zeros_like(nearness)
-        np.put_along_axis(weights, best, np.take_along_axis(np.where(denser, nearness, 0), best, axis=1), axis=1)
-        return KNNGraph(indices, weights)
+        return one_link(KNNGraph(indices, nearness), np.where(denser, nearness, -1).argmax(axis=1))
 
     def candidates(self, graph: KNNGraph) -> np.ndarray:
         """Thresholds over the whole range."""
         return np.linspace(0.02, 0.94, CANDIDATES)
-
-    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return connected_labels(edges, len(gallery))
 
 
 def diffusion_density(distance: np.ndarray, indices: np.ndarray, nearest: int = NEAREST) -> np.ndarray:
@@ -105,6 +99,8 @@ class ChenModel(PairModel):
         Where ``nhead`` does not divide D, or D is odd.
     """
 
+    layer_hparams = ("nhead", "dim_feedforward")
+
     def __init__(
         self,
         feature_dim: int,
@@ -119,22 +115,16 @@ class ChenModel(PairModel):
         if nhead < 1 or feature_dim % nhead or feature_dim % 2:
             reason = f"model=chen needs an even dataset.feature_dim that model.nhead={nhead} divides"
             raise InputError(f"{reason}; it is {feature_dim}.")
-        self.settings = {"nhead": nhead, "dim_feedforward": dim_feedforward}
         self.network = NeighbourClassifier(feature_dim, k, nhead, dim_feedforward, dropout)
 
     def networks(self, dtype: torch.dtype) -> PairNetworks:
         """Connectivity alone."""
         return PairNetworks(as_dtype(self.network, dtype).connectivity)
 
-    def layer_settings(self) -> dict[str, int]:
-        """Heads and feed-forward width."""
-        return self.settings
-
     def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
         """Binary cross-entropy over all neighbours of both ends."""
-        same_as_centre = torch.stack([batch.same_as_end[:, end, end] for end in range(2)], dim=1).flatten(0, 1)
         logits = self.network(batch.features.flatten(0, 1))
-        loss = F.binary_cross_entropy_with_logits(logits.float(), same_as_centre.float())
+        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.same_as_centre.flatten(0, 1).float())
         return {"connectivity_loss": loss}
 
 

@@ -113,6 +113,8 @@ class FCESERModel(PairModel):
         Where ``nhead`` does not divide D + 2K.
     """
 
+    layer_hparams = ("num_layers", "nhead", "dim_feedforward")
+
     def __init__(
         self,
         feature_dim: int,
@@ -126,12 +128,7 @@ class FCESERModel(PairModel):
     ) -> None:
         super().__init__(feature_dim, k, optimizer, scheduler)
         require_divisible(feature_dim, k, nhead)
-        self.settings = {"num_layers": num_layers, "nhead": nhead, "dim_feedforward": dim_feedforward}
         self.pcenet = PCENet(feature_dim, k, num_layers, nhead, dim_feedforward, dropout)
-
-    def layer_settings(self) -> dict[str, int]:
-        """Layers, heads and feed-forward width."""
-        return self.settings
 
     def networks(self, dtype: torch.dtype) -> PairNetworks:
         """Edge probabilities alone."""

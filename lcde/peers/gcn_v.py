@@ -2,21 +2,20 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcde.clustering.components import connected_labels
+from lcde.clustering.edges import peak_links
 from lcde.data.gallery import Gallery, KNNGraph
-from lcde.methods.classical import ThresholdRule
+from lcde.methods.classical import ComponentsRule
 from lcde.methods.method import Scores
 from lcde.models.aggregation import Aggregation
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 
 
 @dataclass
-class GCNVRule(ThresholdRule):
+class GCNVRule(ComponentsRule):
     """Each face joins its nearest more confident neighbour, if that is similar enough.
 
     References
@@ -27,24 +26,9 @@ class GCNVRule(ThresholdRule):
     needs_scores = True
 
     def weigh(self, gallery: Gallery, scores: Scores | None) -> KNNGraph:
-        """The one edge by which each face may join, weighted by its similarity; 0 elsewhere."""
+        """The one edge by which each face may join, weighted by its similarity."""
         assert scores is not None
-        graph = gallery.graph
-        return KNNGraph(graph.indices, peak_links(graph, scores.embedding()[:, 0]))
-
-    def candidates(self, graph: KNNGraph) -> np.ndarray:
-        """Thresholds over the similarities of the links."""
-        return super().candidates(KNNGraph(graph.indices, np.tile(graph.similarities.max(axis=1), (2, 1)).T))
-
-    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return connected_labels(edges, len(gallery))
-
-
-def peak_links(graph: KNNGraph, confidence: np.ndarray) -> np.ndarray:
-    """Similarity of each face's first neighbour of higher ``confidence`` (N,), 0 for all others: (N, K) float32."""
-    higher = confidence[graph.indices] > confidence[:, None]
-    first = higher & (np.cumsum(higher, axis=1) == 1)
-    return np.where(first, graph.similarities, 0)
+        return peak_links(gallery.graph, scores.embedding()[:, 0])
 
 
 class GCNVModel(PairModel):
@@ -63,6 +47,8 @@ class GCNVModel(PairModel):
         As of `PairModel`.
     """
 
+    layer_hparams = ("width",)
+
     def __init__(
         self,
         feature_dim: int,
@@ -72,14 +58,9 @@ class GCNVModel(PairModel):
         scheduler: MakeScheduler | None = None,
     ) -> None:
         super().__init__(feature_dim, k, optimizer, scheduler)
-        self.width = width
         self.regression = nn.Sequential(
             Aggregation(feature_dim, width), nn.Linear(width, width), nn.PReLU(width), nn.Linear(width, 1)
         )
-
-    def layer_settings(self) -> dict[str, int]:
-        """The width."""
-        return {"width": self.width}
 
     def networks(self, dtype: torch.dtype) -> PairNetworks:
         """The confidence of each face; float32 alone."""
@@ -88,8 +69,7 @@ class GCNVModel(PairModel):
     def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
         """Squared error of the confidence of both ends."""
         features = batch.features.flatten(0, 1)
-        same = torch.stack([batch.same_as_end[:, end, end] for end in range(2)], dim=1).flatten(0, 1)
-        expected = confidence(features, same)
+        expected = confidence(features, batch.same_as_centre.flatten(0, 1))
         return {"confidence_loss": F.mse_loss(self.regression(features)[:, 0].float(), expected)}
 
 

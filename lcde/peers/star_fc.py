@@ -9,10 +9,9 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import edges_above
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
-from lcde.methods.classical import CANDIDATES, ThresholdRule
+from lcde.methods.classical import CANDIDATES, ComponentsRule
 from lcde.methods.method import Scores
 from lcde.methods.settings import Within
 from lcde.models.aggregation import Aggregation
@@ -20,7 +19,7 @@ from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairM
 
 
 @dataclass
-class StarFCRule(ThresholdRule):
+class StarFCRule(ComponentsRule):
     """Connected components of the edges of enough probability whose ends are intimate.
 
     The intimacy of an edge is the number of paths of two such edges that also lead from one end to the other, relative
@@ -59,9 +58,6 @@ class StarFCRule(ThresholdRule):
         intimate = intimacy(edges, len(graph), self.count_ends) > self.intimacy
         return edges[intimate], weights[intimate]
 
-    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return connected_labels(edges, len(gallery))
-
 
 def intimacy(edges: np.ndarray, num_faces: int, count_ends: bool) -> np.ndarray:
     """Node intimacy (M,) of directed ``edges`` (M, 2) int64, ordered by their first face.
@@ -96,6 +92,8 @@ class StarFCModel(PairModel):
         As of `PairModel`.
     """
 
+    layer_hparams = ("width",)
+
     def __init__(
         self,
         feature_dim: int,
@@ -105,13 +103,8 @@ class StarFCModel(PairModel):
         scheduler: MakeScheduler | None = None,
     ) -> None:
         super().__init__(feature_dim, k, optimizer, scheduler)
-        self.width = width
         self.aggregation = Aggregation(feature_dim, width)
         self.classifier = nn.Sequential(nn.Linear(2 * width, width), nn.PReLU(width), nn.Linear(width, 2))
-
-    def layer_settings(self) -> dict[str, int]:
-        """The width."""
-        return {"width": self.width}
 
     def networks(self, dtype: torch.dtype) -> PairNetworks:
         """Faces embedded with their neighbourhoods, and connectivity of these; float32 alone."""

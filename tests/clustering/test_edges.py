@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcde.clustering.density import density, symmetrise
-from lcde.clustering.edges import official_similarity_threshold, select_edges
+from lcde.clustering.edges import official_similarity_threshold, peak_links, select_edges
 from lcde.data.gallery import KNNGraph
 
 
@@ -88,3 +88,14 @@ def test_official_threshold_is_the_mean_of_three_neighbours():
     similarities = np.array([[1, 0.5, 0.25, 0.25, -1], [1, 1, 0.75, 0.25, -1]], dtype=np.float32)
     assert official_similarity_threshold(similarities) == 0.5
     assert official_similarity_threshold(similarities[:, :2]) == 0.75
+
+
+@given(st.integers(0, 10_000), st.integers(2, 12))
+def test_a_peak_link_leads_to_the_first_higher_neighbour(make_graph, seed, num_faces):
+    graph, _ = make_graph(seed, num_faces, max(2, num_faces - seed % 3))
+    height = np.random.default_rng(seed).integers(4, size=num_faces)  # with ties, which are not higher
+    links = peak_links(graph, height)
+    for face, row in enumerate(graph.indices.tolist()):
+        column = next((column for column, other in enumerate(row) if height[other] > height[face]), None)
+        assert links.indices[face].tolist() == [face, face if column is None else row[column]]
+        assert links.similarities[face].tolist() == [1, 0 if column is None else graph.similarities[face, column]]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lcde.clustering.edges import peak_links
 from lcde.clustering.shared_neighbours import sums_over_shared
 from lcde.configuration import build, compose_config
 from lcde.data.datasets import Parts
@@ -20,12 +21,18 @@ from lcde.methods.method import Scores
 from lcde.metrics import Contingency, bcubed, pairwise
 from lcde.peers.chen import ChenRule, diffusion_density, transition_distance
 from lcde.peers.fceser import FCESERRule, PairsBeyondStop, beyond_stop
-from lcde.peers.gcn_v import GCNVRule, confidence, peak_links
+from lcde.peers.gcn_v import GCNVRule, confidence
 from lcde.peers.star_fc import StarFCRule, intimacy
 from lcde.training.fit import set_up
 
 needs_infomap = pytest.mark.skipif(importlib.util.find_spec("infomap") is None, reason="the package infomap is missing")
 PEERS = ["chen", "star_fc", "gcn_v"]
+SMALL = {  # layers for D = 32 and K = 16
+    "chen": {"nhead": 4, "dim_feedforward": 24},
+    "star_fc": {"width": 24},
+    "gcn_v": {"width": 24},
+    "fceser": {"num_layers": 1, "nhead": 4, "dim_feedforward": 24},
+}
 
 
 class Known(Scores):
@@ -74,10 +81,8 @@ def test_chen_joins_each_face_to_the_nearest_denser_one(circle):
     for face, row in enumerate(circle.graph.indices):
         allowed = [place for place, other in enumerate(row) if other != face and density[other] >= density[face]]
         best = max(allowed, key=lambda place: nearness[face, place], default=None)
-        expected = np.zeros(5)
-        if best is not None:
-            expected[best] = nearness[face, best]
-        assert graph.similarities[face] == pytest.approx(expected)
+        assert graph.indices[face].tolist() == [face, face if best is None else row[best]]
+        assert graph.similarities[face, 1] == pytest.approx(0 if best is None else nearness[face, best])
     joined = graph.similarities.max(axis=1) >= 0.3
     assert len(np.unique(ChenRule(0.3)(circle, Known(connectivity)).labels)) >= 10 - joined.sum()
 
@@ -88,9 +93,10 @@ def test_confidence_is_the_published_one_but_for_its_scale(circle):
     found = confidence(torch.from_numpy(circle.features[graph.indices]), torch.from_numpy(same).long()).numpy()
     expected = [1, 0.9947, 0.9783, 0.9456, 0.3690, 0.3887, 0.3739, -0.2002, -0.1759, -0.5378]
     assert found / np.abs(found).max() == pytest.approx(expected, abs=1e-4)
-    weights = peak_links(graph, found)
-    links = [graph.indices[face, row.argmax()] if row.any() else None for face, row in enumerate(weights)]
-    assert links == [None, 0, 1, 2, 5, 3, 5, 8, 6, 8]
+    links = peak_links(graph, found)
+    assert links.indices[:, 1].tolist() == [0, 0, 1, 2, 5, 3, 5, 8, 6, 8]  # 0, the most confident, has no link
+    assert links.similarities[0, 1] == 0
+    assert links.similarities[8, 1] == pytest.approx(circle.features[8] @ circle.features[6])
 
 
 def test_gcn_v_cuts_links_below_the_threshold(circle):
@@ -186,6 +192,14 @@ def test_pairs_behind_stops_are_drawn(circle):
     assert len(pairs) == 200
     with pytest.raises(InputError, match=r"no pair behind a stop reaches pairs\.recall=0\.5; lower it"):
         PairsBeyondStop(0.0, 0.5, 1)(circle.graph, circle.graph.similarities, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("peer", SMALL)
+def test_layer_settings_are_all_that_weights_depend_on(peer):
+    config, sizes = compose_config("train", [f"model={peer}"]).model, {"feature_dim": 32, "k": 16}
+    model = build(config, **sizes, **SMALL[peer])
+    assert model.layer_settings() == SMALL[peer]
+    build(config, **sizes, **model.layer_settings()).load_state_dict(model.state_dict())
 
 
 def test_chen_needs_heads_that_divide_the_features():
