@@ -30,6 +30,6 @@ class Aggregation(nn.Module):
 
 
 def weighted_mean(neighbours: Tensor) -> Tensor:
-    """Mean (B, D) of the neighbours (B, K, D), weighted by the cosine to the first, the face itself, from 0 on."""
-    weights = torch.relu(neighbours @ neighbours[:, 0, :, None])  # (B, K, 1)
-    return (weights * neighbours).sum(dim=1) / weights.sum(dim=1).clamp(min=torch.finfo(weights.dtype).tiny)
+    """Mean (…, D) of the neighbours (…, K, D), weighted by the cosine to the first, the face itself, from 0 on."""
+    weights = torch.relu(neighbours @ neighbours[..., 0, :, None])  # (…, K, 1)
+    return (weights * neighbours).sum(dim=-2) / weights.sum(dim=-2).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -31,6 +31,7 @@ SMALL = {  # layers for D = 32 and K = 16
     "chen": {"nhead": 4, "dim_feedforward": 24},
     "star_fc": {"width": 24},
     "gcn_v": {"width": 24},
+    "pairwise": {"width": 24},
     "fceser": {"num_layers": 1, "nhead": 4, "dim_feedforward": 24},
 }
 
@@ -230,7 +231,7 @@ class Faces:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("peer", "rate"), [("chen", 1e-3), ("star_fc", 0.1), ("gcn_v", 0.5)])
+@pytest.mark.parametrize(("peer", "rate"), [("chen", 1e-3), ("star_fc", 0.1), ("gcn_v", 0.5), ("pairwise", 0.01)])
 def test_training_beats_thresholded_components(peer, rate, tmp_path):
     """Faces vary along four directions more than along others, which networks learn to ignore."""
     rng = np.random.default_rng(0)
