@@ -32,6 +32,7 @@ SMALL = {  # layers for D = 32 and K = 16
     "star_fc": {"width": 24},
     "gcn_v": {"width": 24},
     "pairwise": {"width": 24},
+    "clusformer": {"num_encoder_layers": 1, "num_decoder_layers": 1, "nhead": 4, "dim_feedforward": 96},
     "fceser": {"num_layers": 1, "nhead": 4, "dim_feedforward": 24},
 }
 
@@ -231,8 +232,21 @@ class Faces:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("peer", "rate"), [("chen", 1e-3), ("star_fc", 0.1), ("gcn_v", 0.5), ("pairwise", 0.01)])
-def test_training_beats_thresholded_components(peer, rate, tmp_path):
+@pytest.mark.parametrize(
+    ("peer", "rate", "others"),
+    [
+        ("chen", 1e-3, []),
+        ("star_fc", 0.1, []),
+        ("gcn_v", 0.5, []),
+        ("pairwise", 0.01, []),
+        (
+            "clusformer",
+            3e-3,
+            [*(f"model.{name}={value}" for name, value in SMALL["clusformer"].items()), "clustering.threshold=0.5"],
+        ),
+    ],
+)
+def test_training_beats_thresholded_components(peer, rate, others, tmp_path):
     """Faces vary along four directions more than along others, which networks learn to ignore."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(120), rng.integers(5, 25, 120))
@@ -247,7 +261,7 @@ def test_training_beats_thresholded_components(peer, rate, tmp_path):
     )
     settings = "~logger", "callbacks=training", "trainer=cpu", "trainer.max_epochs=6", f"run_dir={tmp_path}"
     sizes = "dataset.k=16", "dataset.feature_dim=32", f"model.optimizer.lr={rate}"
-    config = compose_config("train", [f"model={peer}", *settings, *sizes])
+    config = compose_config("train", [f"model={peer}", *settings, *sizes, *others])
     torch.manual_seed(0)
     training = set_up(config, peer, Faces(train, 16, 32), None)
     training.trainer.fit(training.model, training.datamodule)
