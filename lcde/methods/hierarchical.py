@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcde.clustering.centroids import merge_by_average
+from lcde.clustering.centroids import Merging
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.methods.classical import ThresholdRule
 
@@ -23,4 +23,6 @@ class AverageLinkageRule(ThresholdRule):
     def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
         least = self.threshold
         assert least is not None
-        return merge_by_average(np.arange(len(gallery)), gallery.features, gallery.graph, lambda _: least, -1)
+        merging = Merging(np.arange(len(gallery)), gallery.features, gallery.graph, compared=-1)
+        merging.by_average(lambda _: least)
+        return merging.labels

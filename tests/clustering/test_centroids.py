@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from lcde.clustering.centroids import edges_between_clusters, merge_by_average, merge_centroids
+from lcde.clustering.centroids import Merging, pairs_of_clusters
 from lcde.data.formats import normalise
 from lcde.data.gallery import KNNGraph
 from lcde.data.knn import build_knn
@@ -17,12 +17,14 @@ def faces(labels, noise, dim=64, seed=0):
     return normalise((people[labels] + noise * rng.standard_normal((len(labels), dim))).astype(np.float32), "faces")
 
 
-def merge(labels, features, threshold, edge_similarity=-1.0, num_known=0, merge=merge_centroids):
+def merge(labels, features, threshold, edge_similarity=-1.0, num_known=0):
     """With all other faces as neighbours, in an order that does not matter."""
     num_faces = len(features)
     indices = (np.arange(num_faces)[:, None] + np.arange(num_faces)) % num_faces
     similarities = np.take_along_axis(features @ features.T, indices, axis=1)
-    return merge(labels, features, KNNGraph(indices, similarities), threshold, edge_similarity, num_known)
+    merging = Merging(labels, features, KNNGraph(indices, similarities), edge_similarity, num_known)
+    (merging.by_average if callable(threshold) else merging.by_centroids)(threshold)
+    return merging.labels
 
 
 def same_clusters(labels, expected):
@@ -78,20 +80,34 @@ def test_faces_all_alike_are_one_cluster():
     assert np.array_equal(merge(np.arange(7), features, 0.9), one)
 
 
-def test_edges_are_those_between_clusters_from_a_similarity_on(monkeypatch):
+def test_clusters_merge_by_centroids_and_then_by_average():
+    """As they do in turn, each from faces."""
+    labels = np.repeat(np.arange(12), 9)
+    features, parts = faces(labels, noise=1.2), np.arange(len(labels)) // 2
+    graph = build_knn(features, 100)
+    merging = Merging(parts, features, graph, -1.0)
+    merging.by_centroids(0.65)
+    first = merging.labels
+    merging.by_average(lambda _: 0.3)
+    again = Merging(first, features, graph, -1.0)
+    again.by_average(lambda _: 0.3)
+    assert len(parts) > len(np.unique(parts)) > len(np.unique(first)) > len(np.unique(merging.labels)) > 1
+    assert np.array_equal(merging.labels, again.labels)
+
+
+def test_pairs_of_clusters_are_those_that_an_edge_connects(monkeypatch):
     monkeypatch.setattr("lcde.data.gallery.ROWS", 7)
     graph = build_knn(FEATURES, 6)
     labels = np.where(IDENTITIES == 30, -1, IDENTITIES)
-    expected = [
-        (face, other)
-        for face, row in enumerate(graph.indices.tolist())
-        for other, similarity in zip(row[1:], graph.similarities[face, 1:], strict=True)
-        if similarity >= 0.3 and labels[face] != labels[other] and min(labels[face], labels[other]) >= 0
-    ]
-    assert expected
-    assert list(map(tuple, edges_between_clusters(labels, graph, 0.3, 0).tolist())) == expected
-    later = [edge for edge in expected if edge[0] >= 30]
-    assert list(map(tuple, edges_between_clusters(labels, graph, 0.3, 30).tolist())) == later
+    for first_row in (0, 10):
+        expected = {
+            tuple(sorted((labels[face], labels[other])))
+            for face, row in list(enumerate(graph.indices.tolist()))[first_row:]
+            for other, similarity in zip(row[1:], graph.similarities[face, 1:], strict=True)
+            if similarity >= 0.3 and labels[face] != labels[other] and min(labels[face], labels[other]) >= 0
+        }
+        assert expected
+        assert list(map(tuple, pairs_of_clusters(labels, graph, 0.3, first_row).tolist())) == sorted(expected)
 
 
 @settings(max_examples=25)
@@ -127,7 +143,7 @@ def test_merging_by_average_is_hierarchical_clustering_by_average_linkage(seed, 
     tree = linkage(distances[np.triu_indices(40, 1)], "average")
     expected = fcluster(tree, 1 - threshold, "distance")
     if np.abs(tree[:, 2] - (1 - threshold)).min() > 1e-4:  # no merge is a matter of rounding
-        assert same_clusters(merge(np.arange(40), features, lambda _: threshold, merge=merge_by_average), expected)
+        assert same_clusters(merge(np.arange(40), features, lambda _: threshold), expected)
 
 
 def test_the_threshold_of_a_merge_by_average_follows_the_number_of_clusters_left():
@@ -138,18 +154,18 @@ def test_the_threshold_of_a_merge_by_average_follows_the_number_of_clusters_left
         asked.append(left)
         return 0.5
 
-    merged = merge(np.arange(12), features, threshold, merge=merge_by_average)
+    merged = merge(np.arange(12), features, threshold)
     assert same_clusters(merged, np.arange(12) // 3)
     assert asked[0] == 12
     assert asked == sorted(asked, reverse=True)
     assert asked[-1] == 4
-    never = merge(np.arange(12), features, lambda left: 0.5 if left > 12 else np.inf, merge=merge_by_average)
+    never = merge(np.arange(12), features, lambda left: 0.5 if left > 12 else np.inf)
     assert same_clusters(never, np.arange(12))
 
 
 def test_merging_by_average_keeps_known_clusters_and_noise():
     features = faces(np.zeros(8, dtype=np.int64), noise=0.2)
     labels = np.array([1, 1, 0, -1, 2, 2, 3, 3])
-    merged = merge(labels, features, lambda _: 0.6, num_known=4, merge=merge_by_average)
+    merged = merge(labels, features, lambda _: 0.6, num_known=4)
     assert merged[:4].tolist() == [1, 1, 0, -1]
     assert set(merged[4:].tolist()) <= {0, 1}

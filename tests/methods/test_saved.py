@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lcde.clustering.centroids
 import lcde.clustering.whitening
 from lcde.clustering.assignment import assign_faces
-from lcde.clustering.centroids import merge_centroids
+from lcde.clustering.centroids import Merging
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import official_similarity_threshold
@@ -264,11 +263,8 @@ def test_new_clusters_merge_by_their_centroids_and_never_with_noise(compared, ex
         with_look_alikes = similarity
 
     monkeypatch.setattr(lcde.clustering.whitening, "Impostors", Fixed)
-    monkeypatch.setattr(
-        lcde.clustering.centroids,
-        "merge_centroids",
-        lambda labels, features, graph, _, *given: merge_centroids(labels, features, graph, 0.9, *given),
-    )
+    by_centroids = Merging.by_centroids
+    monkeypatch.setattr(Merging, "by_centroids", lambda merging, _: by_centroids(merging, 0.9))
     saved = SavedClustering(features[:4], graph, labels, 4, UnsupervisedRule(0.1, centring=False, whitening=False))
     assert saved.assign(features[4:], None).labels.tolist() == expected
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import load_module
-from lcde.clustering.centroids import merge_by_average, merge_centroids
+from lcde.clustering.centroids import Merging
 from lcde.clustering.communities import communities
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.impostors import Impostors
@@ -109,15 +109,18 @@ def test_the_second_pass_follows_from_the_first_clusters(make_gallery):
         edges = np.stack([rows, indices[rows, columns + 1]], axis=1)
         labels = communities(edges, graph.similarities[rows, columns + 1], 200, 2, seed=0)
         alike = impostors.with_look_alikes(0.0003) if number else threshold
-        labels = merge_centroids(labels, features, graph, alike, impostors.similarity(10))
+        merging = Merging(labels, features, graph, impostors.similarity(10))
+        merging.by_centroids(alike)
+        labels = merging.labels
 
     def mean_similarity(left):
         return impostors.between_clusters(left, 0.1)
 
-    labels = merge_by_average(labels, features, graph, mean_similarity, impostors.similarity(10))
+    merging = Merging(labels, features, graph, impostors.similarity(10))
+    merging.by_average(mean_similarity)
     found = UnsupervisedRule(num_trials=2)(gallery)
     assert found.details.similarity_threshold == pytest.approx(threshold, abs=1e-5)
-    assert np.array_equal(found.labels, labels)
+    assert np.array_equal(found.labels, merging.labels)
 
 
 @pytest.fixture
