@@ -26,6 +26,7 @@ from lcde.models.score_cache import keep_within
 from lcde.models.weights import require_matching
 from lcde.report.html import write_report
 from lcde.report.loggers import log_config, log_results
+from lcde.resources import limit_threads
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="eval")
@@ -41,6 +42,7 @@ def main(config: DictConfig) -> float:
     choice = HydraConfig.get().runtime.choices["clustering"]
     report = config.report and HydraConfig.get().mode == RunMode.RUN  # of a sweep, the best job gets one in the end
     run_dir = Path(config.run_dir)
+    limit_threads()
     pl.seed_everything(config.seed, verbose=False)
     if config.save_to is not None:
         require_free(Path(config.save_to))
@@ -69,7 +71,7 @@ def main(config: DictConfig) -> float:
         if config.save_to is not None:
             SavedClustering.of(gallery, clustering, dataset.k, rule).save(config.save_to)
 
-    with own_processes():
+    with own_processes(fabric.strategy):
         if model is not None:
             fabric.launch()
         results, shown = evaluate_parts(parts, method, run_dir, report, keep)

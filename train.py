@@ -18,6 +18,7 @@ from lcde.models.weights import load_checkpoint
 from lcde.report.html import write_report
 from lcde.report.loggers import log_config, log_results
 from lcde.report.plots import training_curves
+from lcde.resources import limit_threads
 from lcde.training.fit import set_up
 from lcde.training.resume import last_checkpoint, require_same_run, resumed
 
@@ -41,6 +42,7 @@ def main(config: DictConfig) -> float:
     else:
         run_dir = Path(config.resume)
         config, name = resumed(run_dir)
+    limit_threads()
     pl.seed_everything(config.seed, verbose=False)
 
     last = last_checkpoint(run_dir)
@@ -50,7 +52,7 @@ def main(config: DictConfig) -> float:
     chosen = trainer.checkpoint_callback
     assert isinstance(chosen, ModelCheckpoint)
     log_config(trainer.loggers, config)
-    with own_processes():
+    with own_processes(trainer.strategy):
         trainer.fit(training.model, training.datamodule, ckpt_path=last)
         best = load_checkpoint(chosen.best_model_path)
         score = float("nan" if chosen.best_model_score is None else chosen.best_model_score)

@@ -26,6 +26,7 @@ from lcde.errors import InputError
 from lcde.methods.method import Method
 from lcde.methods.saved import SavedClustering
 from lcde.models.weights import Trained, load_checkpoint, load_published, load_trained
+from lcde.resources import limit_threads, require_memory
 from lcde.training.fit import set_up
 
 
@@ -135,6 +136,8 @@ class LCDE(ClusterMixin, BaseEstimator):
             raise InputError(f"k={self.k} must be 2 or more: it counts the face itself.")
         checked = validate_data(self, X, y, dtype=np.float32, copy=True)
         X, y = (checked, None) if y is None else checked
+        limit_threads()
+        require_memory("X", X.shape, min(self.k, len(X)))
         features, k = normalise(X, "X"), self.k
         knn = build_knn(features, min(k, len(X))) if graph is None else own_graph(*graph, features, k, "graph")
         gallery = Gallery("X", features, knn)

@@ -35,6 +35,7 @@ from lcde.methods.method import Method, Rule
 from lcde.models.base import Model
 from lcde.models.weights import load_checkpoint, require_matching
 from lcde.progress import track
+from lcde.resources import limit_threads
 from lcde.training.fit import set_up
 from lcde.training.resume import last_checkpoint
 
@@ -166,6 +167,7 @@ def run(folder: Path) -> list[dict[str, Any]]:
     """
     job = json.loads((folder / "job.json").read_text())
     config = compose_config("train", job["overrides"], job["config_dir"])
+    limit_threads()
     pl.seed_everything(config.seed, verbose=False)
     name, dataset, rule = folder.parent.name, build(config.dataset), build(config.clustering)
     model: Model | None = None

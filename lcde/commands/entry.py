@@ -15,6 +15,7 @@ from omegaconf import read_write
 from torch import distributed
 
 from lcde.errors import InputError
+from lcde.resources import limit_threads
 
 
 def exit_on_input_error(entry_point: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,13 +38,14 @@ def exit_on_input_error(entry_point: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def own_processes() -> Iterator[None]:
-    """Let Lightning start the other processes of this job, and leave nothing of them to the next job of a sweep.
+def own_processes(strategy: Any) -> Iterator[None]:
+    """Let Lightning's ``strategy`` start the other processes of this job; nothing of them stays for a sweep's next job.
 
     Lightning's launcher runs ``sys.argv`` again, followed by ``hydra.run.dir``: options must precede overrides. In a
     sweep, the overrides must be those of this job, with its folder.
     """
     hydra, argv, environment = HydraConfig.get(), sys.argv, dict(os.environ)
+    limit_threads(getattr(strategy, "num_processes", 1))
     sweep = hydra.mode == RunMode.MULTIRUN
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     of_hydra = ["hydra.mode=RUN"] if sweep else hydra.overrides.hydra

@@ -14,6 +14,7 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import CORRECT, GraphFiles, build_knn, knn_graph, own_graph, require_k, stored_graph, with_reference
 from lcde.errors import InputError
 from lcde.files import require_file
+from lcde.resources import require_memory
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,10 @@ class FileDataset(_StoredGraphs):
             raise InputError(f"{type(self).__name__} has no training part; train on another dataset=….")
         fit = self._source(str(self.train_part)) if train or self.has_train() else None
         names = [self.numbered_part.format(part) if isinstance(part, int) else part for part in self.parts]
-        return self._parts(train, fit, None, [self._source(name) for name in names])
+        evaluation = [self._source(name) for name in names]
+        for source in [fit, *evaluation] if train and fit is not None else evaluation:
+            require_memory(source.name, (source.num_faces, self.feature_dim), self.k)
+        return self._parts(train, fit, None, evaluation)
 
     def _path(self, file: str, name: str) -> Path:
         return Path(self.root) / file.replace("{name}", name)
@@ -323,6 +327,7 @@ class Custom(_StoredGraphs):
             if value is None and (kind == "features" or need_labels):
                 raise InputError(f"dataset.{prefix}{kind} is not given; name the file that holds them.")
         path = Path(features_file)
+        require_memory(features_file, map_features(path, self.feature_dim).shape, self.k)
         features = read_matrix(path, self.feature_dim)
         labels = None if labels_file is None else read_labels(Path(labels_file), len(features))
         return _Source(name, labels, len(features), lambda rows=...: features[rows], partial(_beside, path), name)
