@@ -3,8 +3,9 @@
 Shape letters: B batch, N faces, M edges, K neighbours with the face itself first, D feature dimension.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from lcde.progress import counter
 TOKENS_PER_BATCH = {"cpu": 5_120, "cuda": 655_360}  # what the caches of a CPU, the memory of a GPU, take best
 BATCHES_PER_CHUNK = 128  # of each process: half a minute on a CPU, seconds on a GPU
 EDGES_AT_A_TIME = 65_536  # whose neighbourhoods are compared
+
+Output = TypeVar("Output")
 
 
 class DeviceGraph(NamedTuple):
@@ -98,6 +101,7 @@ class GraphScorer(Scores):
         self.features = torch.from_numpy(gallery.features).to(device, dtype)
         self.indices = torch.from_numpy(gallery.graph.indices).to(device)
         self.show_progress = show_progress and rank() == 0
+        self.pieces = 1  # that each batch is scored in, more where the device's memory does not suffice for a whole one
         if networks.embedding is not None:
             self.features = self._embedded(networks.embedding)
 
@@ -106,7 +110,11 @@ class GraphScorer(Scores):
         """Values (N, E) of all faces; every rank computes them all."""
         rows = np.arange(len(self.indices))[:, None]
         blocks = row_blocks(len(rows), size=self._batch_size(rows))
-        return torch.cat([embed(self.features[self.indices[block].long()]) for block in blocks])
+
+        def values(items: Tensor) -> Tensor:
+            return embed(self.features[self._neighbours(items).long()])
+
+        return torch.cat([piece for block in blocks for piece in self._in_pieces(rows[block], values)])
 
     def embedding(self) -> np.ndarray:
         """What the model makes of each face: (N, E) float32."""
@@ -195,13 +203,35 @@ class GraphScorer(Scores):
         starts = np.arange(0, len(items), size)
         mine = np.array_split(starts, world_size())[rank()]
         share = items[mine[0] : mine[-1] + size] if len(mine) else items[:0]
+
+        def score(items: Tensor) -> np.ndarray:
+            return self._score(items, of_faces).cpu().numpy()
+
         # One array made before: small ones that outlive their batch would keep its memory from being used again.
         scores = np.empty((len(share), self.indices.shape[1]) if of_faces else len(share), dtype=np.float32)
         for start in range(0, len(share), size):
             batch = slice(start, start + size)
-            scores[batch] = self._score(torch.from_numpy(share[batch]).to(self.device), of_faces).cpu().numpy()
+            scores[batch] = np.concatenate(self._in_pieces(share[batch], score))
             advance(len(scores[batch]) * world_size())
         return scores
+
+    def _in_pieces(self, batch: np.ndarray, compute: Callable[[Tensor], Output]) -> list[Output]:
+        """What ``compute`` gives for each piece (b, E), on the device, of a ``batch`` (B, E) of items.
+
+        Which batches a rank takes does not depend on the memory of the ranks, only in how many pieces it scores them.
+        """
+        while True:
+            size = -(-len(batch) // self.pieces)
+            try:
+                items = torch.from_numpy(batch).to(self.device)
+                return [compute(items[rows]) for rows in row_blocks(len(batch), size=size)]
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            if self.pieces == 1:
+                reason = f"the memory of {self.device} does not suffice for a batch of {len(batch)} neighbourhoods"
+                warnings.warn(f"{reason}; batches are halved from now on, until they fit.", stacklevel=2)
+            self.pieces *= 2  # out of the except clause, where the failed computation still holds its memory
 
     def _score(self, items: Tensor, of_faces: bool) -> Tensor:
         if of_faces and self.networks.connectivity_in_graph is not None:

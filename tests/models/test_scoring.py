@@ -116,6 +116,63 @@ def test_networks_may_read_the_whole_graph(gallery):
     assert scorer.connectivity() == pytest.approx(gallery.features[indices[indices]].mean(axis=(2, 3)), abs=1e-6)
 
 
+@pytest.fixture
+def small_memory(scorer):
+    """`scorer` on a device that has memory for the neighbourhoods of three faces; the sizes of all batches."""
+    sizes, networks = [], scorer.networks
+
+    def within(compute):
+        def limited(neighbours, *others):
+            sizes.append(neighbours.shape[0] * neighbours.shape[1] // K)
+            if sizes[-1] > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return compute(neighbours, *others)
+
+        return limited
+
+    scorer.networks = PairNetworks(within(networks.connectivity), within(networks.edge_probability))
+    return sizes
+
+
+def test_batches_that_exceed_the_memory_are_halved(model, gallery, scorer, small_memory):
+    whole = model.bind(gallery, "float32", False, None)
+    with pytest.warns(UserWarning, match="memory of cpu does not suffice for a batch of 12 .* halved") as warned:
+        connectivity = scorer.connectivity()
+    assert small_memory == [12, 6, 3, 3, 3, 3]
+    np.testing.assert_allclose(connectivity, whole.connectivity(), atol=1e-6)
+    np.testing.assert_allclose(scorer.edge_probability(EDGES), whole.edge_probability(EDGES), atol=1e-6)
+    assert small_memory[6:] == [4, 2, 2, 2, 2, 2]
+    assert len(warned) == 1
+
+
+def test_pieces_of_batches_give_the_same_bits_where_items_do_not_depend_on_their_batch(scorer):
+    scorer.networks = PairNetworks(lambda faces: faces.sum(dim=2), lambda faces, _: faces.sum(dim=(1, 2)))
+    expected = scorer.connectivity(), scorer.edge_probability(EDGES)
+    scorer.pieces = 4
+    assert all(map(np.array_equal, (scorer.connectivity(), scorer.edge_probability(EDGES)), expected))
+
+
+def test_values_of_faces_are_computed_in_pieces_too(gallery):
+    def embed(faces):
+        if len(faces) > 5:
+            raise torch.OutOfMemoryError
+        return faces.mean(dim=1)
+
+    with pytest.warns(UserWarning, match="halved"):
+        scorer = GraphScorer(PairNetworks(embedding=embed), gallery, torch.device("cpu"))
+    expected = gallery.features[gallery.graph.indices].mean(axis=1)
+    np.testing.assert_allclose(scorer.embedding(), expected, atol=1e-6)
+
+
+def test_a_single_item_that_exceeds_the_memory_ends_the_run(gallery):
+    def connectivity(faces):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    scorer = GraphScorer(PairNetworks(connectivity), gallery, torch.device("cpu"))
+    with pytest.warns(UserWarning, match="halved"), pytest.raises(torch.OutOfMemoryError):
+        scorer.connectivity()
+
+
 def score_on(rank, gallery, folder):
     torch.set_num_threads(1)
     scoring.TOKENS_PER_BATCH["cpu"], scoring.BATCHES_PER_CHUNK = 2 * K, 2
