@@ -72,6 +72,53 @@ def test_pairs_beyond_32_bits_are_counted():
     assert nmi(table) == 0
 
 
+@pytest.mark.slow
+def test_five_million_faces_in_one_cluster():
+    """12.5 million million pairs, of people with 1, 2, … 3,161 faces."""
+    sizes = np.arange(1, 3_162)
+    n = int(sizes.sum())
+    true = np.random.default_rng(0).permutation(np.repeat(sizes, sizes))
+    pairs, same = n * (n - 1) // 2, sum(size * (size - 1) // 2 for size in sizes.tolist())
+    table = Contingency.of(true, np.zeros(n, dtype=np.int64))
+    assert (pairwise(table).precision, pairwise(table).recall) == (same / pairs, 1)
+    squares = sum(size * size for size in sizes.tolist())
+    assert bcubed(table).precision == pytest.approx(squares / n**2, rel=1e-12)
+    assert bcubed(table).recall == pytest.approx(1, rel=1e-12)
+    assert nmi(table) == 0
+
+
+@pytest.mark.slow
+def test_five_million_faces_in_clusters_of_two():
+    """2.5 million clusters, each of two faces of one of five people."""
+    n = 5_000_000
+    true, clusters = np.arange(n) // (n // 5), np.arange(n) // 2
+    table = Contingency.of(true, clusters * 10**12)
+    of_person = n // 5 * (n // 5 - 1) // 2
+    assert pairwise(table) == Score(1, n // 2 / (5 * of_person))
+    assert bcubed(table).precision == 1
+    assert bcubed(table).recall == pytest.approx(2 / (n // 5), rel=1e-12)
+    assert nmi(table) == pytest.approx(2 * np.log(5) / (np.log(5) + np.log(n / 2)), rel=1e-12)
+
+
+@pytest.mark.parametrize("labels", [[0], [-1]])
+def test_one_face_is_clustered_right(labels):
+    table = Contingency.of(np.array([3]), np.array(labels))
+    assert pairwise(table) == bcubed(table) == Score(1, 1)
+    assert nmi(table) == 1
+
+
+def test_singletons_that_are_right_are_all_right():
+    table = Contingency.of(np.arange(4), np.arange(4)[::-1])
+    assert pairwise(table) == bcubed(table) == Score(1, 1)
+    assert nmi(table) == pytest.approx(1)
+
+
+def test_faces_that_are_all_noise_count_as_one_cluster():
+    table = Contingency.of(np.array([0, 0, 1, 1]), np.full(4, -1))
+    assert pairwise(table) == Score(2 / 6, 1)
+    assert bcubed(table) == Score(0.5, 1)
+
+
 def test_all_singletons_have_full_precision():
     table = Contingency.of(np.array([0, 0, 0, 1]), np.arange(4))
     assert pairwise(table) == Score(1, 0)

@@ -1,11 +1,13 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
+from lcde.configuration import build, compose_config
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
+from lcde.evaluation.results import evaluate
 from lcde.methods.lcde import LCDERule
 from lcde.methods.method import Clustering, Details, Method, Rule
 
@@ -43,6 +45,24 @@ def test_a_density_threshold_needs_a_density():
 def test_a_rule_that_asks_networks_needs_them():
     with pytest.raises(InputError, match="clustering=lcde needs trained networks"):
         Method("lcde", LCDERule())
+
+
+@pytest.mark.parametrize("name", ["chinese_whispers", "components", "hac", "map_equation", "unsupervised"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("alike", [False, True])
+def test_one_face_and_two_have_clusters_and_scores(name, count, alike):
+    features = np.eye(2, 16, dtype=np.float32)[[0, 0 if alike else 1][:count]]
+    config = compose_config("eval", [f"clustering={name}"]).clustering
+    rule = build({**config, "threshold": 0.5} if "threshold" in config else config)
+    gallery = Gallery("few", features, build_knn(features, count), features.argmax(axis=1))
+    result = evaluate(gallery, Method(name, rule))
+    assert result.clustering.labels.tolist() == gallery.labels_true.tolist()
+    assert (result.pairwise.f_score, result.bcubed.f_score, result.nmi) == (1, 1, 1)
+
+
+def test_scores_are_of_the_clusters_even_if_all_faces_are_noise():
+    result = evaluate(replace(FIVE, labels_true=np.array([0, 0, 1, 0, 2])), Method("fixed", Fixed(min_cluster_size=9)))
+    assert (result.num_noise, result.num_clusters, result.pairwise.f_score, result.bcubed.f_score) == (5, 3, 1, 1)
 
 
 @pytest.mark.parametrize(
