@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lcde.data.knn
-from lcde.data.formats import write_knn
+from lcde.data.formats import normalise, write_knn
 from lcde.data.gallery import KNNGraph
 from lcde.data.knn import (
     GraphFiles,
@@ -19,6 +19,7 @@ from lcde.data.knn import (
     order_neighbours,
     own_graph,
 )
+from lcde.data.search import recall
 from lcde.errors import InputError
 
 
@@ -73,6 +74,14 @@ def test_a_graph_that_grows_is_that_of_all_faces(make_gallery, seed, num_known, 
     assert (grown.indices.dtype, grown.similarities.dtype) == (np.int32, np.float32)
     assert same(grown, build_knn(features, k))
     assert same(known, copy)
+
+
+def test_neighbours_of_half_precision_embeddings_keep_their_order(make_gallery):
+    features = make_gallery(0, num_faces=200, feature_dim=64).features
+    found = build_knn(normalise(features.astype(np.float16).astype(np.float32), "faces"), 20)
+    exact = np.take_along_axis(features @ features.T, found.indices, axis=1)
+    assert np.diff(exact, axis=1).max() < 1e-3  # descending but for ties of float16
+    assert recall(found.indices, build_knn(features, 20).indices) > 0.98
 
 
 def test_duplicates_that_come_later_stand_behind_the_face_itself(make_gallery):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 import lcde.data.search
 from lcde.data.gallery import KNNGraph
@@ -47,6 +48,16 @@ def test_approximate_search_is_deterministic_whatever_the_block(make_gallery):
     search = approximate_search(features, 10)
     blocks = [search(features[start : start + 300]) for start in range(0, 1_000, 300)]
     assert all(map(np.array_equal, map(np.concatenate, zip(*blocks, strict=True)), expected))
+
+
+@pytest.mark.parametrize("make_search", [exact_search, approximate_search])
+def test_the_number_of_threads_changes_no_neighbour(make_search, make_gallery):
+    features, found = make_gallery(2, num_faces=1_000, feature_dim=16).features, []
+    for threads in (1, 3):
+        with threadpool_limits(threads):
+            found.append(make_search(features, 10)(features))
+    assert np.array_equal(found[0][0], found[1][0])
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
 
 
 def test_approximate_search_fills_rows_that_its_cells_leave_short(make_gallery, monkeypatch):

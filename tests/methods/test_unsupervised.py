@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.ablation import load_module
 from lcde.clustering.centroids import Merging
@@ -215,6 +216,17 @@ def test_all_faces_may_be_neighbours():
 def test_one_seed_gives_one_result(varied):
     first, second = (UnsupervisedRule(num_trials=1, seed=5)(varied).labels for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def test_neither_threads_nor_blocks_change_the_clusters(varied, monkeypatch):
+    expected, threads = UnsupervisedRule(num_trials=1)(varied).labels, torch.get_num_threads()
+    monkeypatch.setattr("lcde.data.gallery.ROWS", 7)
+    monkeypatch.setattr("lcde.data.knn.GATHERED_ROWS", 7)
+    torch.set_num_threads(3)
+    try:
+        assert np.array_equal(UnsupervisedRule(num_trials=1)(varied).labels, expected)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import rich
 import torch
+from scipy.stats import spearmanr
 from torch import distributed
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from lcde.configuration import build, compose_config
 from lcde.models import scoring
 from lcde.models.lcde import LCDEModel
 from lcde.models.scoring import GraphScorer, PairNetworks
+from lcde.models.weights import load_checkpoint
 
 D, K = 8, 4
 EDGES = np.array([[0, 1], [1, 0], [5, 11], [7, 7], [11, 2]])
@@ -60,12 +63,39 @@ def test_scores_do_not_depend_on_batch_size(scorer, monkeypatch, tokens):
     np.testing.assert_allclose(scorer.edge_probability(EDGES), probability, atol=1e-5)
 
 
+def test_scores_do_not_depend_on_threads(scorer):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append((scorer.connectivity(), scorer.edge_probability(EDGES)))
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*found, strict=True):
+        np.testing.assert_allclose(one, three, atol=1e-6)
+
+
 def test_scores_do_not_depend_on_chunks(scorer, monkeypatch):
     monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", 2 * K)
     connectivity, probability = scorer.connectivity(), scorer.edge_probability(EDGES)
     monkeypatch.setattr(scoring, "BATCHES_PER_CHUNK", 1)
     assert np.array_equal(scorer.connectivity(), connectivity)
     assert np.array_equal(scorer.edge_probability(EDGES), probability)
+
+
+@pytest.mark.slow
+def test_scores_in_bfloat16_keep_their_order(trained, tiny_data):
+    model = load_checkpoint(trained[0] / "checkpoints" / "best.ckpt").model.eval()
+    gallery = build(compose_config("eval", tiny_data).dataset).load(train=False).evaluation[0]
+    faces, columns = np.random.default_rng(0).integers((len(gallery), gallery.graph.k), size=(500, 2)).T
+    edges = np.stack([faces, gallery.graph.indices[faces, columns]], axis=1)
+    scorers = [GraphScorer(model.networks(t), gallery, torch.device("cpu"), t) for t in (torch.float32, torch.bfloat16)]
+    for score in (lambda scorer: scorer.connectivity()[faces, columns], lambda scorer: scorer.edge_probability(edges)):
+        exact, lower = map(score, scorers)
+        apart = exact[:, None] - exact > 0.005
+        assert apart.mean() > 0.1
+        assert (lower[:, None] - lower)[apart].min() > 0
+        assert spearmanr(exact, lower).statistic > 0.99
 
 
 def test_a_bar_shows_progress_and_the_time_left(model, gallery, monkeypatch, capsys):
