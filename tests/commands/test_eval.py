@@ -196,3 +196,13 @@ def test_what_cannot_be_kept_or_assigned_is_refused(evaluate, write, gallery, pu
     np.savez(trained, **values | graph | {"k": 5})
     with pytest.raises(SystemExit, match=r"k=8, but assigned, .* a kNN graph of k=5"):
         evaluate(features, f"assign_to={trained}", *networks)
+
+
+@pytest.mark.slow
+def test_processes_of_a_job_share_the_threads(lcde, tiny_data, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lcde.commands.entry.limit_threads", asked.append)
+    for trainer in ("cpu", "ddp_cpu"):
+        settings = "report=false", "clustering=components", "clustering.threshold=0.5", f"hydra.run.dir={tmp_path}"
+        lcde("eval", *tiny_data, f"trainer={trainer}", *settings)
+    assert asked == [1, 2]
