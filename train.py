@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import hydra
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
-from lcde.commands.entry import exit_on_input_error, own_processes
+from lcde.commands.entry import exit_on_input_error, own_processes, seed_everything
 from lcde.commands.scoring import evaluate_baselines, evaluate_parts
-from lcde.configuration import CONF, build, build_each, trained_model
+from lcde.configuration import CONF, build, build_each, build_rule, trained_model
 from lcde.evaluation.output import print_published, print_table, write_config, write_results
 from lcde.methods.method import Method
 from lcde.models.weights import load_checkpoint
@@ -43,7 +42,7 @@ def main(config: DictConfig) -> float:
         run_dir = Path(config.resume)
         config, name = resumed(run_dir)
     limit_threads()
-    pl.seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed)
 
     last = last_checkpoint(run_dir)
     start = None if last else trained_model(config)
@@ -56,7 +55,7 @@ def main(config: DictConfig) -> float:
         trainer.fit(training.model, training.datamodule, ckpt_path=last)
         best = load_checkpoint(chosen.best_model_path)
         score = float("nan" if chosen.best_model_score is None else chosen.best_model_score)
-        rule = build(best.rule_config)  # with the threshold that was chosen, if one was
+        rule = build_rule(best)  # with the threshold that was chosen, if one was
         method = Method(name, rule, best.model.to(trainer.strategy.root_device))
         results, shown = evaluate_parts(parts, method, run_dir, config.report)
         if trainer.is_global_zero:

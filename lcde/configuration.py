@@ -39,13 +39,21 @@ def compose_config(command: str, overrides: Sequence[str], config_dir: str | Pat
 
 
 def build(config: Any, **arguments: Any) -> Any:
-    """`hydra.utils.instantiate` to plain lists and dicts, raising an `InputError` of a constructor as it was raised."""
+    """`hydra.utils.instantiate` to plain lists and dicts.
+
+    Raises
+    ------
+    InputError
+        As a constructor raised it, and where a constructor refuses its arguments or there is none of this name.
+    """
     try:
         return instantiate(config, _convert_="all", **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
-        raise
+        reason, _, key = str(error).partition("\nfull_key: ")
+        reason = " ".join(reason.partition(", set env var")[0].split()).rstrip(".")
+        raise InputError(f"{key or 'a setting'} cannot be used: {reason}.") from error
 
 
 def trained_model(config: DictConfig) -> Trained | None:
@@ -77,8 +85,7 @@ def choose_rule(config: DictConfig, choice: str, trained: Trained | None) -> str
     """
     if choice == "auto":
         if trained is not None and trained.rule_config is not None:
-            _require_rules(trained.rule_config, trained.source)
-            choice, rule = str(trained.rule_name), trained.rule_config
+            choice, rule = str(trained.rule_name), _safe_rule(trained)
         else:
             choice = "unsupervised" if trained is None else "lcde"
             rule = plain(OmegaConf.load(CONF / "clustering" / f"{choice}.yaml"), resolve=False)
@@ -87,6 +94,11 @@ def choose_rule(config: DictConfig, choice: str, trained: Trained | None) -> str
         except OmegaConfBaseException as error:
             raise InputError(f"clustering={choice} has no {error.full_key}; it has {', '.join(rule)}.") from None
     return choice
+
+
+def build_rule(trained: Trained) -> Rule:
+    """The rule in the checkpoint of ``trained``; raises `InputError` where it names something that is no rule."""
+    return build(_safe_rule(trained))
 
 
 def build_each(config: DictConfig | None) -> dict[str, Any]:
@@ -101,12 +113,25 @@ def plain(config: Any, resolve: bool = True) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def _require_rules(config: Mapping[str, Any], source: str, base: type = Rule) -> None:
-    """Raise `InputError` where ``config``, read from a file, would build anything but a rule and its second pass."""
-    for key, value in config.items():
+def _safe_rule(trained: Trained) -> dict[str, Any]:
+    """The configuration of the rule of ``trained``, which builds nothing but a rule and its second pass.
+
+    It may be a stranger's: Hydra would call whatever a ``_target_`` names, at any depth, and resolve interpolations.
+    """
+    config, source = trained.rule_config, trained.source
+
+    def check(value: Any, base: type) -> None:
         if isinstance(value, Mapping):
-            _require_rules(value, source, SecondPass)
-        elif key == "_target_":
-            class_named(value, base, source)
+            if "_target_" in value:
+                class_named(value["_target_"], base, source)
+            for entry in value.values():
+                check(entry, SecondPass)
+        elif isinstance(value, list | tuple):
+            for entry in value:
+                check(entry, SecondPass)
         elif isinstance(value, str) and "${" in value:
             raise InputError(f"{source} holds the interpolation {value} in its rule; name one with clustering=….")
+
+    assert config is not None
+    check(config, Rule)
+    return config

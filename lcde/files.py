@@ -1,27 +1,26 @@
-"""Files that are written whole or not at all, and clear messages about missing ones."""
+"""Files that are written whole or not at all, and clear messages about missing, damaged and foreign ones."""
 
 import os
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lcde.errors import InputError
+import numpy as np
+from numpy.lib import format as npy
 
-# What NumPy raises on damaged or foreign .npy and .npz files, and a lookup in what it read of them.
-UNREADABLE = (
-    *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error),
-    *(NotImplementedError, RuntimeError),  # of zip archives with damaged flags
-)
+from lcde.errors import InputError
 
 
 def require_file(path: Path, what: str) -> Path:
     """Return ``path``; raise `InputError` where no file is there, or an empty one or a pointer of git-lfs."""
+    if path.is_dir():
+        raise InputError(f"{what}: {path} is a folder; name the file.")
     if not path.is_file():
         raise InputError(f"{what} not found: {path} does not exist; check the path.")
-    with open(path, "rb") as file:
+    with _told(path, "read"), open(path, "rb") as file:
         start = file.read(len(b"version https://git-lfs"))
     if not start:
         raise InputError(f"{path} is empty (0 bytes); copy or create it again.")
@@ -37,14 +36,68 @@ def require_free(*paths: Path) -> None:
             raise InputError(f"{path} exists already; name another one.")
 
 
+def require_writable(folder: Path) -> None:
+    """Make ``folder`` if it is not there; raise `InputError` where it cannot hold new files."""
+    with _told(folder, "written to"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call ``write`` on a temporary file in the same folder, then rename it to ``path``: no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Call ``write`` on a temporary file in the same folder, then rename it to ``path``: no reader sees half a file.
+
+    Raises
+    ------
+    InputError
+        Where the disk is full, or the folder cannot be written to.
+    """
+    with _told(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(handle, "wb") as file:
+                write(file)
+            os.chmod(name, 0o644)  # mkstemp's 0600 would lock out the user's colleagues
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path, done: str) -> Iterator[None]:
+    """Turn what the system says of ``path`` into an `InputError`: it cannot be ``done``."""
     try:
-        with open(handle, "wb") as file:
-            write(file)
-        os.chmod(name, 0o644)  # mkstemp's 0600 would lock out the user's colleagues
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        reason = f"{path} cannot be {done}: {error.strerror or error}"
+        raise InputError(f"{reason}; check the disk's free space and the permissions, or name another path.") from error
+
+
+@contextmanager
+def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
+    """Turn whatever is raised on a damaged or foreign file into an `InputError` that names ``path``."""
+    require_file(path, what)
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the parsers of zip archives, of NumPy and of torch raise errors of a dozen kinds
+        if not remedy and any(words in str(error).lower() for words in ("object arrays", "python objects")):
+            remedy = "; save it as numbers or text, as array.astype(str) makes it"
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"{path} cannot be read as {what}: {reason}{remedy}.") from None
+
+
+def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """The array ``name`` of an ``.npz`` archive, read to its end, where its checksum is: NumPy reads its values only.
+
+    Raises
+    ------
+    ValueError, zipfile.BadZipFile
+        Where it holds objects, or is damaged.
+    """
+    with archive.open(f"{name}.npy") as member:
+        array = npy.read_array(member, allow_pickle=False)
+        if member.read(1):
+            raise ValueError(f"{name} is longer than its header says")
+    return array

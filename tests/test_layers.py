@@ -23,6 +23,7 @@ FORBIDDEN = {
     "metrics.py": ("lcde", "torch", "pytorch_lightning"),
     "files.py": ("torch", "pytorch_lightning", "hydra"),
     "errors.py": ("lcde", "hydra"),
+    "settings.py": ("torch", "pytorch_lightning", "hydra"),
     "data": ("pytorch_lightning", "hydra"),
     "clustering": ("pytorch_lightning", "hydra", "torch"),
     "methods": ("pytorch_lightning", "hydra"),

@@ -5,16 +5,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 
 from lcde.data.formats import map_features, read_image_list, read_knn, read_labels, read_matrix
-from lcde.data.gallery import Gallery, KNNGraph
+from lcde.data.gallery import Gallery, KNNGraph, require_part_name
 from lcde.data.knn import CORRECT, GraphFiles, build_knn, knn_graph, own_graph, require_k, stored_graph, with_reference
 from lcde.errors import InputError
 from lcde.files import require_file
 from lcde.resources import require_memory
+from lcde.settings import Within, check_settings
 
 
 @dataclass(frozen=True)
@@ -176,12 +177,18 @@ class FileDataset(_StoredGraphs):
     numbered_part: ClassVar[str] = "{}"
 
     root: str
-    k: int
-    feature_dim: int
+    k: Annotated[int, Within(1)]
+    feature_dim: Annotated[int, Within(1)]
     train_part: str | None
     parts: Sequence[int | str]
-    val_share: float = 0.1
-    graph_k: int | None = None
+    val_share: Annotated[float, Within(0, 1)] = 0.1
+    graph_k: Annotated[int | None, Within(1)] = None
+
+    def __post_init__(self) -> None:
+        check_settings(self, "dataset.")
+        if self.train_part is not None:
+            require_part_name(self.train_part)
+        require_part_names([f"{self.train_part}_held_out", *self._names()])
 
     def has_train(self) -> bool:
         """Whether features and labels of the training part are there."""
@@ -193,11 +200,16 @@ class FileDataset(_StoredGraphs):
         if train and self.train_part is None:
             raise InputError(f"{type(self).__name__} has no training part; train on another dataset=….")
         fit = self._source(str(self.train_part)) if train or self.has_train() else None
-        names = [self.numbered_part.format(part) if isinstance(part, int) else part for part in self.parts]
-        evaluation = [self._source(name) for name in names]
+        evaluation = [self._source(name) for name in self._names()]
         for source in [fit, *evaluation] if train and fit is not None else evaluation:
             require_memory(source.name, (source.num_faces, self.feature_dim), self.k)
         return self._parts(train, fit, None, evaluation)
+
+    def _names(self) -> list[str]:
+        """The names of the evaluation parts."""
+        if isinstance(self.parts, str) or not isinstance(self.parts, Sequence):
+            raise InputError(f"dataset.parts={self.parts} must be a list, such as [{self.parts}].")
+        return [self.numbered_part.format(part) if isinstance(part, int) else part for part in self.parts]
 
     def _path(self, file: str, name: str) -> Path:
         return Path(self.root) / file.replace("{name}", name)
@@ -274,21 +286,22 @@ class Custom(_StoredGraphs):
         K of graphs that are built, where that is more than ``k``: they serve every smaller K.
     """
 
-    k: int
-    feature_dim: int | None = None
+    k: Annotated[int, Within(1)]
+    feature_dim: Annotated[int | None, Within(1)] = None
     features: str | None = None
     labels: str | None = None
     train_features: str | None = None
     train_labels: str | None = None
     val_features: str | None = None
     val_labels: str | None = None
-    val_share: float = 0.2
+    val_share: Annotated[float, Within(0, 1)] = 0.2
     images: str | None = None
     reference: str | None = None
     graph: str | None = None
-    graph_k: int | None = None
+    graph_k: Annotated[int | None, Within(1)] = None
 
     def __post_init__(self) -> None:
+        check_settings(self, "dataset.")
         others = "labels", "train_labels", "val_features", "val_labels", "graph", "images", "reference"
         for key in (*others, "features", "train_features"):
             if (file := getattr(self, key)) is not None:
@@ -347,6 +360,14 @@ class Custom(_StoredGraphs):
 
 def _beside(features_file: Path, name: str) -> GraphFiles:
     return GraphFiles(features_file.with_name(f"{features_file.stem}_knns") / name, "faiss_k_{k}.npz", "data")
+
+
+def require_part_names(names: Sequence[object]) -> None:
+    """Raise `InputError` unless ``names`` are names of parts, each given once."""
+    for name in names:
+        require_part_name(name)
+        if names.count(name) > 1:
+            raise InputError(f"dataset.parts names {name} twice; name each part once.")
 
 
 def held_out_faces(labels: np.ndarray, share: float, source: str) -> np.ndarray:

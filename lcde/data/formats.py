@@ -5,17 +5,18 @@ Shape letters used everywhere: N faces, D feature dimension, K neighbours counti
 
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 
 from lcde.data.gallery import KNNGraph, row_blocks
 from lcde.errors import InputError
-from lcde.files import UNREADABLE, require_file, write_atomically
+from lcde.files import read_array, readable, write_atomically
 
 REBUILD = "delete it to have it built again."
 
@@ -90,10 +91,7 @@ def map_features(path: Path, feature_dim: int | None, num_faces: int | None = No
         if path.suffix in (".npy", ".npz"):
             values = _load_array(path, FEATURES, None)
         elif path.suffix == ".pt":
-            import torch  # only for torch's own files; the layouts need numpy alone
-
-            tensor = torch.load(path, map_location="cpu", weights_only=True)
-            values = tensor.detach().float().numpy() if isinstance(tensor, torch.Tensor) else np.array(None)
+            values = _tensor_values(read_torch(path))
         elif path.suffix == ".bin":
             values = _map_bin(path, feature_dim, num_faces)
         else:
@@ -103,6 +101,37 @@ def map_features(path: Path, feature_dim: int | None, num_faces: int | None = No
     if values.shape != (rows, width):
         raise InputError(f"{path} has shape {values.shape}, expected {rows} faces × dataset.feature_dim={width}.")
     return values
+
+
+def _tensor_values(tensor: Any) -> np.ndarray:
+    """The numbers of a ``tensor`` of a ``.pt`` file, float32 where NumPy lacks their type."""
+    if type(tensor).__module__.partition(".")[0] != "torch" or tensor.is_complex():
+        raise ValueError(f"it holds {type(tensor).__name__} in place of one tensor of real numbers")
+    return tensor.detach().float().numpy()
+
+
+def read_torch(path: Path) -> Any:
+    """Tensors and plain values that ``torch.save`` wrote; nothing else is read, as it would run code.
+
+    Raises
+    ------
+    ValueError, zipfile.BadZipFile
+        Where the file holds other objects, or is damaged.
+    Exception
+        Of other kinds, by torch, where it is another file.
+    """
+    import torch  # only for torch's own files; the layouts need NumPy alone
+
+    archive = zipfile.is_zipfile(path)
+    if archive:
+        with zipfile.ZipFile(path) as file:
+            if (damaged := file.testzip()) is not None:  # torch compares no checksums
+                raise zipfile.BadZipFile(f"its part {damaged} is damaged")
+    try:
+        # Mapped into memory, the optimiser's state, two thirds of a checkpoint, takes none.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError:  # whose message advises to run the code
+        raise ValueError("it holds more than tensors and plain values, or is damaged") from None
 
 
 def _map_bin(path: Path, feature_dim: int | None, num_faces: int | None) -> np.ndarray:
@@ -147,10 +176,17 @@ def _require(values: np.ndarray, kind: ArrayKind, path: Path) -> None:
         raise InputError(f"{path} holds {values.dtype} of shape {values.shape}; {kind.rule}.")
 
 
+def _map_npy(path: Path) -> np.ndarray:
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    if (size := path.stat().st_size) != (needed := values.offset + values.nbytes):
+        raise ValueError(f"it has {size} bytes, but its header tells of {needed}")
+    return values
+
+
 def _load_array(path: Path, kind: ArrayKind, num_faces: int | None) -> np.ndarray:
     """The array of an ``.npy`` file, or the only one of an ``.npz`` archive that is of this ``kind`` and length."""
     if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return _map_npy(path)
     with np.load(path, allow_pickle=False) as archive:
         fitting, held = [], []
         for name in archive.files:
@@ -161,23 +197,9 @@ def _load_array(path: Path, kind: ArrayKind, num_faces: int | None) -> np.ndarra
                 fitting.append(name)
         for names in (fitting, [name for name in fitting if name in kind.names]):
             if len(names) == 1:
-                return archive[names[0]]
+                return read_array(archive.zip, names[0])
     content, known = ", ".join(held) or "no array", ", ".join(kind.names)
     raise InputError(f"{path} holds {content}; {kind.rule}, the only ones or named one of {known}.")
-
-
-@contextmanager
-def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
-    """Turn what NumPy and torch raise on a damaged or foreign file into an `InputError` that names ``path``."""
-    require_file(path, what)
-    try:
-        yield
-    except InputError:
-        raise
-    except (*UNREADABLE, RuntimeError, pickle.UnpicklingError) as error:
-        if not remedy and "object" in str(error).lower():
-            remedy = "; save it as numbers or text, as array.astype(str) makes it"
-        raise InputError(f"{path} cannot be read as {what}: {str(error).rstrip('.')}{remedy}.") from None
 
 
 def normalise(features: np.ndarray, source: str) -> np.ndarray:
@@ -275,13 +297,15 @@ def read_knn(path: Path, remedy: str = REBUILD) -> StoredGraph:
     """
     with readable(path, "kNN graph", f"; {remedy.rstrip('.')}"):
         if path.suffix == ".npy":
-            return as_graph(np.load(path, allow_pickle=False), None)
+            return as_graph(_map_npy(path), None)
         with np.load(path, allow_pickle=False) as archive:
-            fingerprint = str(archive.get("fingerprint", ""))
-            if "knns" in archive:
-                return as_graph(archive["knns"], 1 - archive["dists"], fingerprint)
-            if "indices" in archive:
-                return as_graph(archive["indices"], archive.get("similarities"), fingerprint)
+            held = {name: partial(read_array, archive.zip, name) for name in archive.files}
+            fingerprint = str(held["fingerprint"]()) if "fingerprint" in held else ""
+            if "knns" in held:
+                return as_graph(held["knns"](), 1 - held["dists"](), fingerprint)
+            if "indices" in held:
+                similarities = held["similarities"]() if "similarities" in held else None
+                return as_graph(held["indices"](), similarities, fingerprint)
             with archive.zip.open("data.npy") as member:
                 return StoredGraph(*_read_data(member), fingerprint)
 
@@ -294,9 +318,13 @@ def as_graph(indices: np.ndarray, similarities: np.ndarray | None, fingerprint: 
             raise ValueError(f"its {name} are {array.dtype} of shape {array.shape}, not numbers of shape {expected}")
     with np.errstate(invalid="ignore"):  # NaN, which is refused
         numbers = indices.astype(np.int32)
+    _require_whole(numbers, indices)
+    return StoredGraph(numbers, None if similarities is None else similarities.astype(np.float32), fingerprint)
+
+
+def _require_whole(numbers: np.ndarray, indices: np.ndarray) -> None:
     if not np.array_equal(numbers, indices):
         raise ValueError(f"its indices ({indices.dtype}) are not whole numbers below 2^31")
-    return StoredGraph(numbers, None if similarities is None else similarities.astype(np.float32), fingerprint)
 
 
 def write_knn(path: Path, graph: KNNGraph, fingerprint: str, layout: str) -> None:
@@ -328,16 +356,19 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 def _read_data(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """``indices`` (N, K) int32 and ``similarities`` float32 of an ``.npy`` array (N, 2, K), never whole in memory."""
     shape, fortran_order, dtype = _read_header(file)
-    if len(shape) != 3 or shape[1] != 2:
-        raise ValueError(f"'data' has shape {shape}, expected (N, 2, K)")
+    if len(shape) != 3 or shape[1] != 2 or dtype.kind not in "iuf":
+        raise ValueError(f"'data' is {dtype} of shape {shape}, expected numbers of shape (N, 2, K)")
     num_faces, _, k = shape
     indices, similarities = np.empty((num_faces, k), dtype=np.int32), np.empty((num_faces, k), dtype=np.float32)
     for rows in row_blocks(num_faces, size=num_faces if fortran_order else None):
         count = (rows.stop - rows.start) * 2 * k
         data = np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
         data = data.reshape((-1, 2, k), order="F" if fortran_order else "C")
-        indices[rows], similarities[rows] = data[:, 0], 1 - data[:, 1]
-    file.read(1)  # at its end, an archive compares the checksum
+        with np.errstate(invalid="ignore"):  # NaN, which is refused
+            indices[rows], similarities[rows] = data[:, 0], 1 - data[:, 1]
+        _require_whole(indices[rows], data[:, 0])
+    if file.read(1):  # at its end, an archive compares the checksum
+        raise ValueError("'data' is longer than its header says")
     return indices, similarities
 
 

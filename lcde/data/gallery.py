@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lcde.errors import InputError
+
 ROWS = 4_096  # rows handled at a time: millions of faces leave no room for a second copy
 
 
@@ -57,7 +59,7 @@ class Gallery:
     Attributes
     ----------
     name : str
-        Name of the part, such as "part1_test".
+        Name of the part, such as "part1_test": results are kept in files of this name.
     features : (N, D) float32
         Embeddings of unit L2 norm.
     graph : KNNGraph
@@ -85,5 +87,14 @@ class Gallery:
     knn_seconds: float = 0.0
     union: "Gallery | None" = None
 
+    def __post_init__(self) -> None:
+        require_part_name(self.name)
+
     def __len__(self) -> int:
         return len(self.features)
+
+
+def require_part_name(name: object) -> None:
+    """Raise `InputError` unless ``name`` can be that of a file, which another folder's is not."""
+    if not isinstance(name, str) or not name or name in (".", "..") or any(c in name for c in "/\\\0"):
+        raise InputError(f"{name!r} cannot name a part; part names are text without / and \\, as files have.")

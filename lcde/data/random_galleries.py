@@ -7,6 +7,7 @@ covariances are diagonal: a rotation would change none.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_gallery
 from lcde.errors import InputError
+from lcde.settings import Within, check_settings
 
 HELD_OUT, TRAIN, VALIDATION = 2**40, 2**41, 2**42  # numbers from which galleries are for these purposes
 CHOICE = 8  # galleries of which the one with most identities of two faces or more is held out
@@ -62,10 +64,10 @@ class RandomGalleries:
         Without effect, as no graph is stored; accepted as every data set has it.
     """
 
-    k: int
-    feature_dim: int
-    parts: int
-    seed: int
+    k: Annotated[int, Within(1)]
+    feature_dim: Annotated[int, Within(1)]
+    parts: Annotated[int, Within(0)]
+    seed: Annotated[int, Within(0)]
     num_faces: Range
     between_dim: Range
     within_dim: Range
@@ -79,6 +81,7 @@ class RandomGalleries:
     graph_k: int | None = None
 
     def __post_init__(self) -> None:
+        check_settings(self, "dataset.")
         for name in ("between_dim", "within_dim"):
             low, high = getattr(self, name)
             if not 1 <= low <= high < self.feature_dim:

@@ -8,14 +8,16 @@ towards one common point whoever they show; and singletons.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from lcde.data.datasets import Parts
+from lcde.data.datasets import Parts, require_part_names
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_gallery, require_k
 from lcde.errors import InputError
+from lcde.settings import Within, check_settings
 
 HELD_OUT_STREAM = 2**31  # beyond the positions in num_identities, which number the random streams of the other parts
 
@@ -64,24 +66,29 @@ class SyntheticBenchmark:
         Without effect, as no graph is stored; accepted as every data set has it.
     """
 
-    k: int
-    feature_dim: int
+    k: Annotated[int, Within(1)]
+    feature_dim: Annotated[int, Within(1)]
     num_identities: Mapping[str, int]
     train_part: str
     held_out_part: str
-    held_out_identities: int
+    held_out_identities: Annotated[int, Within(1)]
     parts: Sequence[str]
-    seed: int
-    size_exponent: float
-    max_size: int
-    family_share: float
-    likeness: float
-    spread: float
-    nuisance_dim: int
-    nuisance_share: float
-    blur: float
-    singleton_share: float
+    seed: Annotated[int, Within(0)]
+    size_exponent: Annotated[float, Within(0)]
+    max_size: Annotated[int, Within(1)]
+    family_share: Annotated[float, Within(0, 1)]
+    likeness: Annotated[float, Within(0, 1)]
+    spread: Annotated[float, Within(0)]
+    nuisance_dim: Annotated[int, Within(0)]
+    nuisance_share: Annotated[float, Within(0, 1)]
+    blur: Annotated[float, Within(0)]
+    singleton_share: Annotated[float, Within(0)]
     graph_k: int | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self, "dataset.")
+        require_part_names([self.train_part, self.held_out_part])
+        require_part_names([self.held_out_part, *self.parts])
 
     def load(self, train: bool) -> Parts:
         """Generate the parts; see `lcde.data.datasets.Dataset`."""

@@ -8,7 +8,7 @@ import numpy as np
 from lcde.clustering.components import connected_labels
 from lcde.data.gallery import Gallery
 from lcde.methods.classical import ThresholdRule
-from lcde.methods.settings import Within
+from lcde.settings import Within
 
 ROUNDS = 100
 

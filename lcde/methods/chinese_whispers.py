@@ -9,8 +9,8 @@ from scipy.sparse import csr_matrix
 from lcde.clustering.edges import distinct_pairs
 from lcde.data.gallery import Gallery
 from lcde.methods.classical import ThresholdRule
-from lcde.methods.settings import Within
 from lcde.progress import track
+from lcde.settings import Within
 
 
 @dataclass

@@ -14,8 +14,8 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.distributed import broadcast, rank
 from lcde.errors import InputError
 from lcde.methods.method import Clustering, Details, Rule, Scores, ScoringModel, timed
-from lcde.methods.settings import Within
 from lcde.metrics import Contingency, bcubed, pairwise
+from lcde.settings import Within
 
 CANDIDATES = 24  # thresholds that `choose_threshold` tries
 

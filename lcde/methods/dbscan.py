@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from lcde.clustering.components import separate_noise
 from lcde.data.gallery import Gallery
 from lcde.methods.classical import ThresholdRule
-from lcde.methods.settings import Within
+from lcde.settings import Within
 
 
 @dataclass

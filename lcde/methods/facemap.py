@@ -9,7 +9,7 @@ from lcde.clustering.communities import communities
 from lcde.data.gallery import Gallery, row_blocks
 from lcde.errors import InputError
 from lcde.methods.method import Clustering, Details, Rule, Scores, timed
-from lcde.methods.settings import Within
+from lcde.settings import Within
 
 
 @dataclass

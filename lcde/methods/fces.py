@@ -10,7 +10,7 @@ from lcde.clustering.shared_neighbours import sums_over_shared
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.methods.classical import CANDIDATES, ThresholdRule, require_infomap
 from lcde.methods.method import Scores
-from lcde.methods.settings import Within
+from lcde.settings import Within
 
 TEMPERATURE = 0.5  # of the squared distance 2 - 2s
 

@@ -8,7 +8,7 @@ import numpy as np
 from lcde.data.gallery import Gallery
 from lcde.errors import InputError
 from lcde.methods.method import Clustering, Rule, Scores, timed
-from lcde.methods.settings import Within
+from lcde.settings import Within
 
 
 @dataclass

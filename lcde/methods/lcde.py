@@ -15,7 +15,7 @@ from lcde.data.gallery import Gallery
 from lcde.errors import InputError
 from lcde.methods.method import Clustering, Details, Rule, Scores, timed
 from lcde.methods.second_pass import SecondPass
-from lcde.methods.settings import Within
+from lcde.settings import Within
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank
 from lcde.errors import InputError
-from lcde.methods.settings import Within, check_settings
+from lcde.settings import Within, check_settings
 
 
 class Scores:
@@ -150,7 +150,7 @@ class Rule(ABC):
     precision = "float32"
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_settings(self, "clustering.")
 
     @abstractmethod
     def __call__(self, gallery: Gallery, scores: Scores | None) -> Clustering:

@@ -10,7 +10,7 @@ from lcde.clustering.components import label_noise
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import extended
 from lcde.errors import InputError
-from lcde.files import UNREADABLE, require_file, write_atomically
+from lcde.files import read_array, readable, write_atomically
 from lcde.methods.lcde import LCDERule
 from lcde.methods.method import Clustering, Rule, ScoringModel
 from lcde.methods.second_pass import SecondPass
@@ -19,6 +19,7 @@ from lcde.methods.unsupervised import UnsupervisedRule
 
 RULES = LCDERule, UnsupervisedRule, UniversalRule  # that can assign new faces
 TYPES = {kind.__name__: kind for kind in (*RULES, SecondPass)}
+ARRAYS = "features", "indices", "similarities", "labels", "k", "rule"  # of the file
 
 TRAINED = "trained networks made the clustering; give them with checkpoint=… or lce_weights=… and pce_weights=…."
 UNTRAINED = "the clustering was made without trained networks; new faces are assigned without any, too."
@@ -64,17 +65,13 @@ class SavedClustering:
     @classmethod
     def load(cls, path: str | Path) -> "SavedClustering":
         """Read what `save` wrote; raises `InputError` where the file is missing or anything in it does not fit."""
-        require_file(Path(path), "a clustering that eval.py kept with save_to=…")
-        try:
-            with np.load(path) as archive:
-                graph = KNNGraph(archive["indices"], archive["similarities"])
-                rule = json.loads(str(archive["rule"]), object_hook=_built)
-                saved = cls(archive["features"], graph, archive["labels"], int(archive["k"]), rule)
+        what = "a clustering that this version of lcde kept with save_to=…"
+        with readable(Path(path), what, "; cluster the faces again"), np.load(path) as archive:
+            features, indices, similarities, labels, k, rule = (read_array(archive.zip, name) for name in ARRAYS)
+            built = json.loads(str(rule), object_hook=_built)
+            saved = cls(features, KNNGraph(indices, similarities), labels, int(k), built)
             if misfits := saved._misfits():
-                raise InputError(f"its {' and '.join(misfits)} do not fit")
-        except UNREADABLE as error:
-            reason = f"{path} is not a clustering that this version of lcde kept with save_to=… ({error})"
-            raise InputError(f"{reason}; cluster the faces again.") from None
+                raise ValueError(f"its {' and '.join(misfits)} do not fit")
         return saved
 
     def save(self, path: str | Path) -> None:

@@ -11,7 +11,7 @@ from lcde.clustering.communities import communities, communities_of_graph
 from lcde.clustering.edges import edges_above
 from lcde.clustering.whitening import Whitened
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
-from lcde.methods.settings import Within, check_settings
+from lcde.settings import Within, check_settings
 
 TINY = float(np.finfo(np.float32).tiny)  # least threshold: edges of less similarity never join
 MOST = 0.6  # share of the faces that must have enough edges
@@ -77,7 +77,7 @@ class SecondPass:
     merging: bool = True
 
     def __post_init__(self) -> None:
-        check_settings(self, "second_pass.")
+        check_settings(self, "clustering.second_pass.")
 
     def find(
         self,

@@ -9,8 +9,8 @@ from scipy.special import expit, logit
 from lcde.clustering.decoys import add_decoys, decoy_threshold
 from lcde.data.gallery import Gallery
 from lcde.methods.method import Clustering, Scores, timed
-from lcde.methods.settings import Within
 from lcde.methods.unsupervised import UnsupervisedRule
+from lcde.settings import Within
 
 DRAWS = 3  # of the decoys
 LEAST = 0.1  # probability of a merge, whatever decoys say

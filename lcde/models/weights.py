@@ -1,10 +1,8 @@
 """Load trained models, from a checkpoint or a published pair of weight files, and export such a pair."""
 
-import pickle
 import pydoc
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,16 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lcde.data.formats import read_torch
 from lcde.errors import InputError
-from lcde.files import require_file, require_free, write_atomically
+from lcde.files import readable, require_free, write_atomically
 from lcde.models.base import Model
 from lcde.models.encoder import require_divisible
 from lcde.models.lcde import LCDEModel
 
 File = str | Path | None  # None where none is given
 PUBLISHED_NHEAD = 8  # attention heads of the published weights, whose tensors do not tell
-# What torch.load raises on damaged or foreign files, and a lookup or constructor on what it read.
-UNREADABLE_WEIGHTS = (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError)
+CHECKPOINT = "a checkpoint written by train.py (checkpoints/best.ckpt in its run directory)"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ def load_checkpoint(path: str | Path) -> Trained:
     InputError
         Where the file is missing or not such a checkpoint.
     """
-    with _readable(path, "a checkpoint written by train.py (checkpoints/best.ckpt in its run directory)") as checkpoint:
+    with readable(Path(path), CHECKPOINT):
+        checkpoint = read_torch(Path(path))
         state, method = checkpoint["state_dict"], checkpoint.get("method")
         if method is None:
             model = _from_tensors(_networks(state, str(path)), checkpoint["hyper_parameters"]["nhead"])
@@ -90,6 +89,7 @@ def load_checkpoint(path: str | Path) -> Trained:
         settings, rule = dict(method["model"]), method.get("clustering")
         model = _construct(class_named(settings.pop("_target_"), Model, str(path)), settings)
         model.load_state_dict(state)
+        _require_finite(state, str(path))
         return Trained(model, method.get("name"), None if rule is None else dict(rule), str(path))
 
 
@@ -103,6 +103,8 @@ def class_named(target: object, base: type, source: str) -> Any:
     InputError
         Where there is no such class, or it is something else.
     """
+    if str(target).partition(".")[0] in sys.stdlib_module_names:  # importing some of these modules starts a program
+        raise InputError(f"{source} names {target}, which is no {base.__name__}: do not trust this file.")
     try:
         found = pydoc.locate(str(target))
     except pydoc.ErrorDuringImport as error:
@@ -208,23 +210,18 @@ def _load(module: nn.Module, state: StateDict) -> None:
     except RuntimeError as error:
         network = type(module).__name__
         raise InputError(f"{state.source} does not hold the weights of {network}: {error}.") from None
+    _require_finite(state.tensors, state.source)
 
 
-@contextmanager
-def _readable(path: str | Path, what: str) -> Iterator[Any]:
-    """What torch reads of ``path``; turns what is raised on other content into an `InputError`."""
-    require_file(Path(path), what)
-    try:
-        # Mapped into memory, the optimiser's state, two thirds of a checkpoint, is not read.
-        yield torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except InputError:
-        raise
-    except UNREADABLE_WEIGHTS as error:
-        raise InputError(f"{path} is not {what}: {_first_line(error)}.") from None
+def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{source} holds NaN or infinity in {name}: its training diverged; give another file.")
 
 
 def _read_state(path: str | Path) -> StateDict:
-    with _readable(path, "a file of weights") as state:
+    with readable(Path(path), "a file of weights"):
+        state = read_torch(Path(path))
         # Some training programs save the DataParallel wrapper, whose names begin with "module.".
         return StateDict(str(path), {name.removeprefix("module."): tensor for name, tensor in state.items()})
 

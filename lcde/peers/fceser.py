@@ -12,11 +12,11 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
 from lcde.methods.fces import FCESRule, edge_probability
 from lcde.methods.method import Clustering, Details, Scores, timed
-from lcde.methods.settings import Within
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 from lcde.models.encoder import require_divisible
 from lcde.models.pcenet import PCENet
 from lcde.models.precision import as_dtype
+from lcde.settings import Within
 
 
 @dataclass

@@ -13,9 +13,9 @@ from lcde.clustering.edges import edges_above
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.methods.classical import CANDIDATES, ComponentsRule
 from lcde.methods.method import Scores
-from lcde.methods.settings import Within
 from lcde.models.aggregation import Aggregation
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
+from lcde.settings import Within
 
 
 @dataclass

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
 
-from lcde.files import write_atomically
+from lcde.data.formats import read_torch
+from lcde.files import readable, write_atomically
+from lcde.models.weights import CHECKPOINT
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -18,4 +20,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read tensors and plain values; the arguments differ between versions of Lightning and change nothing."""
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with readable(Path(path), CHECKPOINT):
+            return read_torch(Path(path))

@@ -92,7 +92,7 @@ def test_other_files_are_refused(saved, tmp_path):
         SavedClustering.load(path)
     for content in contents:
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"kept\.npz is not a clustering"):
+        with pytest.raises(InputError, match=r"kept\.npz cannot be read as a clustering"):
             SavedClustering.load(path)
 
 
@@ -107,7 +107,7 @@ def rewritten(saved, path, **values):
 def test_files_of_version_0_1_are_refused(saved, tmp_path):
     path = rewritten(saved, tmp_path / "kept.npz", rule=None, thresholds=np.zeros(3), edge_threshold=0.5, trained=True)
     with pytest.raises(
-        InputError, match=r"kept\.npz is not .* this version .*rule is not a file.*; cluster the faces again"
+        InputError, match=r"kept\.npz cannot be read as .* this version .*rule.*; cluster the faces again"
     ):
         SavedClustering.load(path)
 
@@ -144,7 +144,7 @@ def test_damaged_values_are_refused(name, change, saved, tmp_path):
     saved.save(tmp_path / "kept.npz")
     with np.load(tmp_path / "kept.npz") as archive:
         value = change(archive[name])
-    with pytest.raises(InputError, match=r"kept\.npz is not a clustering .* \(its .* do not fit\)"):
+    with pytest.raises(InputError, match=r"kept\.npz cannot be read as a clustering .*: its .* do not fit;"):
         SavedClustering.load(rewritten(saved, tmp_path / "kept.npz", **{name: value}))
 
 
@@ -153,7 +153,7 @@ def test_damaged_values_are_refused(name, change, saved, tmp_path):
     ["", "[", '{"_target_": "os.system"}', '{"_target_": "LCDERule", "edge": 1}', '{"_target_": ["LCDERule"]}'],
 )
 def test_nothing_but_rules_is_built_from_a_file(rule, saved, tmp_path):
-    with pytest.raises(InputError, match=r"kept\.npz is not a clustering"):
+    with pytest.raises(InputError, match=r"kept\.npz cannot be read as a clustering"):
         SavedClustering.load(rewritten(saved, tmp_path / "kept.npz", rule=rule))
 
 

@@ -1,6 +1,7 @@
-"""Checks of the settings of rules, before any long work."""
+"""Checks of the settings of data sets and rules, before any long work."""
 
 import math
+import os
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import NoneType
@@ -17,11 +18,12 @@ class Within:
     high: float = math.inf
 
 
-def check_settings(settings: object, prefix: str = "") -> None:
+def check_settings(settings: object, prefix: str) -> None:
     """Raise `InputError` unless the settings of a dataclass are what its annotations say.
 
     ``Annotated[float, Within(…)]`` is a number in a range, with ``int`` a whole one, with ``| None`` an optional one;
-    ``bool`` and ``Literal`` are choices. Other annotations are not checked. Messages name ``clustering.<prefix><key>``.
+    ``bool`` and ``Literal`` are choices, ``str`` may be a path. Other annotations are not checked. Messages name
+    ``<prefix><key>``.
     """
     for key, hint in get_type_hints(type(settings), include_extras=True).items():
         value, choices = getattr(settings, key), (True, False) if hint is bool else get_args(hint)
@@ -29,10 +31,14 @@ def check_settings(settings: object, prefix: str = "") -> None:
             fits, wanted = _number(value, *choices)
         elif hint is bool or get_origin(hint) is Literal:
             fits, wanted = value in choices, " or ".join(map(str, choices))
+        elif hint in (str, str | None):
+            optional = hint is not str
+            fits, wanted = isinstance(value, str | os.PathLike), f"text{' or null' if optional else ''}"
+            fits = fits or (optional and value is None)
         else:
             continue
         if not fits:
-            raise InputError(f"clustering.{prefix}{key}={value} must be {wanted}.")
+            raise InputError(f"{prefix}{key}={value} must be {wanted}.")
 
 
 def _number(value: Any, kind: Any, span: Within) -> tuple[bool, str]:
