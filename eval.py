@@ -4,14 +4,13 @@ from pathlib import Path
 
 import hydra
 import numpy as np
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from lcde.commands.entry import exit_on_input_error, own_processes
+from lcde.commands.entry import exit_on_input_error, own_processes, seed_everything
 from lcde.commands.scoring import evaluate_baselines, evaluate_parts
 from lcde.configuration import CONF, build, build_each, choose_rule, trained_model
 from lcde.data.datasets import Custom, Dataset
@@ -19,10 +18,10 @@ from lcde.data.gallery import Gallery
 from lcde.errors import InputError
 from lcde.evaluation.output import print_published, print_table, write_config, write_results
 from lcde.evaluation.results import score
-from lcde.files import require_free
+from lcde.files import require_free, require_writable
 from lcde.methods.method import Clustering, Method, timed
 from lcde.methods.saved import SavedClustering, require_assigning
-from lcde.models.score_cache import keep_within
+from lcde.models.score_cache import keep_within, require_size
 from lcde.models.weights import require_matching
 from lcde.report.html import write_report
 from lcde.report.loggers import log_config, log_results
@@ -43,12 +42,16 @@ def main(config: DictConfig) -> float:
     report = config.report and HydraConfig.get().mode == RunMode.RUN  # of a sweep, the best job gets one in the end
     run_dir = Path(config.run_dir)
     limit_threads()
-    pl.seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed)
     if config.save_to is not None:
         require_free(Path(config.save_to))
+        require_writable(Path(config.save_to).parent)
         if len(config.dataset.get("parts", ["custom"])) != 1:
             raise InputError("save_to=… keeps the clustering of one part; let dataset.parts name one.")
     trained = trained_model(config)
+    if trained is not None and config.score_cache is not None:
+        require_size(config.score_cache_gb)
+        require_writable(Path(config.score_cache))
     name = choose_rule(config, choice, trained)
     rank_zero_only(write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from hydra import compose
 from hydra.conf import HydraConf
@@ -23,6 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lcde.commands.entry import seed_everything
 from lcde.configuration import CONF, build, compose_config, trained_model
 from lcde.data.datasets import Parts
 from lcde.data.gallery import Gallery
@@ -115,6 +115,9 @@ def jobs_of(config: DictConfig, hydra: HydraConf, folder: Path) -> list[Job]:
     given = OmegaConf.to_container(config, resolve=False)
     assert isinstance(given, dict)
     methods, jobs = list(given["methods"]), []
+    for seed in given["seeds"]:
+        if not isinstance(seed, int):
+            raise InputError(f"seeds=[{seed}] must be whole numbers: they name folders, too.")
     for name in (*given["checkpoints"], *given["settings"]):
         if name not in methods:
             raise InputError(f"{name} has settings or a checkpoint, but methods={methods} does not name it.")
@@ -168,7 +171,7 @@ def run(folder: Path) -> list[dict[str, Any]]:
     job = json.loads((folder / "job.json").read_text())
     config = compose_config("train", job["overrides"], job["config_dir"])
     limit_threads()
-    pl.seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed)
     name, dataset, rule = folder.parent.name, build(config.dataset), build(config.clustering)
     model: Model | None = None
     parts: Parts | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -35,6 +36,13 @@ def exit_on_input_error(entry_point: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(f"error: {error}")
 
     return guarded
+
+
+def seed_everything(seed: object) -> None:
+    """Seed all random generators; raises `InputError` on another seed than they take."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed} must be a whole number from 0 to {2**32 - 1}.")
+    pl.seed_everything(seed, verbose=False)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from lcde.data.formats import REBUILD, as_graph, read_knn, write_knn
 from lcde.data.gallery import Gallery, KNNGraph, fill_in_threads, row_blocks
 from lcde.data.search import choose_search
 from lcde.errors import InputError
+from lcde.files import require_writable
 from lcde.progress import track
 
 SEARCHED_ROWS = 16_384  # at a time, so that the progress display moves
@@ -82,7 +83,7 @@ def knn_graph(
     if graph is None:
         graph_k = max(k, min(graph_k or k, len(features) - 1))
         path = files.folder / files.pattern.format(k=graph_k)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(path.parent)
         lock = path.with_name(f".{path.name}.lock")
         with FileLock(lock):
             graph = stored_graph(features, k, files)  # another process may have built it meanwhile
@@ -90,6 +91,9 @@ def knn_graph(
                 start = time.perf_counter()
                 graph = build_knn(features, graph_k)
                 seconds = time.perf_counter() - start
+                for file in path.parent.iterdir():
+                    if file.name.startswith(f".{path.name}.") and file != lock:  # of a job killed while it wrote
+                        file.unlink(missing_ok=True)
                 write_knn(path, graph, fingerprint_of(features), files.layout)
         with suppress(OSError):  # Windows keeps a file that others have open; who waits for it finds the graph stored
             lock.unlink()

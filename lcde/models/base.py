@@ -143,7 +143,10 @@ class Model(LightningModule, ABC):
         """Optimiser and schedule as the constructor was given them."""
         if self.make_optimizer is None:
             raise InputError("the model has no optimizer; training needs one, such as model.optimizer=….")
-        optimizer = self.make_optimizer(self.parameters())
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"model.optimizer cannot be used: {str(error).rstrip('.')}.") from error
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 from pytorch_lightning import LightningModule
 
 from lcde.data.gallery import Gallery
-from lcde.files import UNREADABLE, write_atomically
+from lcde.errors import InputError
+from lcde.files import read_array, require_writable, write_atomically
 from lcde.methods.method import Scores
 from lcde.models.scoring import GraphScorer
 
@@ -35,20 +36,21 @@ class CachedScores(Scores):
 
     def __init__(self, make_scorer: Callable[[], GraphScorer], folder: Path, key: str) -> None:
         self.scorer = functools.cache(make_scorer)
-        folder.mkdir(parents=True, exist_ok=True)
+        require_writable(folder)
         self.folder, self.key, self.lock = folder, key, FileLock(folder / f"{key}.lock")
-        self.connectivity_file = folder / f"{key}.connectivity.npy"
+        self.connectivity_file = folder / f"{key}.connectivity.npz"
         self.edges_file = folder / f"{key}.edges.npz"
 
     def connectivity(self, first_row: int = 0) -> np.ndarray:
         """As `GraphScorer.connectivity`; all faces are scored, then kept."""
         with self.lock:
             try:
-                stored = np.load(self.connectivity_file)
+                with np.load(self.connectivity_file) as archive:  # has checksums
+                    stored = read_array(archive.zip, "connectivity")
                 os.utime(self.connectivity_file)  # for `keep_within`
-            except UNREADABLE:  # missing or damaged
+            except Exception:  # missing or damaged
                 stored = self._score_faces()
-                write_atomically(self.connectivity_file, functools.partial(np.save, arr=stored))
+                write_atomically(self.connectivity_file, functools.partial(np.savez, connectivity=stored))
             temporary = self.folder.glob(f".{self.key}.*")  # of jobs killed while they wrote: no other has the lock
             for left in (*self._chunk_files(), *temporary):
                 left.unlink(missing_ok=True)
@@ -60,9 +62,9 @@ class CachedScores(Scores):
         connectivity = np.empty(scorer.indices.shape, dtype=np.float32)
         missing = np.ones(len(connectivity), dtype=bool)
         for file in self._chunk_files():
-            with contextlib.suppress(*UNREADABLE), np.load(file) as chunk:  # .npz files have checksums
-                rows = chunk["rows"]
-                connectivity[rows] = chunk["connectivity"]
+            with contextlib.suppress(Exception), np.load(file) as chunk:
+                rows, scores = (read_array(chunk.zip, name) for name in ("rows", "connectivity"))
+                connectivity[rows] = scores
                 missing[rows] = False
         faces = np.flatnonzero(missing)
         for positions, scores in scorer.chunks(faces[:, None], len(missing) - len(faces)):
@@ -87,8 +89,8 @@ class CachedScores(Scores):
         with self.lock:
             try:
                 with np.load(self.edges_file) as stored:
-                    keys, probability = stored["keys"], stored["probability"]
-            except UNREADABLE:
+                    keys, probability = (read_array(stored.zip, name) for name in ("keys", "probability"))
+            except Exception:
                 keys, probability = np.empty(0, np.int64), np.empty(0, np.float32)
             # Each once: what a chunk has scored must not be missing from the batches after it.
             new = np.sort(np.unique(wanted, return_index=True)[1])
@@ -100,6 +102,12 @@ class CachedScores(Scores):
                     keys, probability = keys[order], probability[order]
                     write_atomically(self.edges_file, functools.partial(np.savez, keys=keys, probability=probability))
         return probability[np.searchsorted(keys, wanted)]
+
+
+def require_size(gigabytes: object) -> None:
+    """Raise `InputError` unless ``gigabytes`` can be the size of the cache."""
+    if not isinstance(gigabytes, int | float) or not gigabytes >= 0:
+        raise InputError(f"score_cache_gb={gigabytes} must be a number of at least 0.")
 
 
 def keep_within(folder: Path, gigabytes: float) -> None:

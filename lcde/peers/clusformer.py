@@ -13,7 +13,7 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
 from lcde.methods.classical import ComponentsRule
 from lcde.methods.method import Scores
-from lcde.methods.settings import Within
+from lcde.settings import Within
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 from lcde.models.precision import as_dtype
 from lcde.models.tokens import tokens

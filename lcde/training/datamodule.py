@@ -1,7 +1,7 @@
 """The data module: serves sampled kNN edge pairs as indices and builds their neighbourhoods on the device."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from lcde.clustering.density import symmetrise
 from lcde.data.datasets import Dataset
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank, world_size
-from lcde.errors import InputError
 from lcde.models.base import DeviceGraph, Neighbourhoods, PairModel
+from lcde.settings import Within, check_settings
 from lcde.training.pairs import PairSampler, UniformPairs
 
 VALIDATION_PAIRS = 2048  # enough for a steady loss, little work beside the clustering of the gallery
@@ -67,13 +67,16 @@ class EdgePairDataModule(LightningDataModule):
         Where files are missing or do not fit.
     """
 
+    batch_size: Annotated[int, Within(1)]
+    seed: Annotated[int, Within(0)]
+    rotate: bool
+
     model_class = PairModel  # that takes its batches
 
     def __init__(self, dataset: Dataset, sampler: PairSampler, batch_size: int, seed: int, rotate: bool) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"data.batch_size={batch_size} must be 1 or more.")
         self.sampler, self.batch_size, self.seed, self.rotate = sampler, batch_size, seed, rotate
+        check_settings(self, "data.")
         parts = dataset.load(train=True)
         assert parts.train is not None
         self.train_gallery = parts.train

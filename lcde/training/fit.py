@@ -1,6 +1,7 @@
 """The set-up of a training run, which the command and the estimator share."""
 
 from dataclasses import dataclass
+from inspect import signature
 
 from omegaconf import DictConfig
 from pytorch_lightning import LightningDataModule, Trainer
@@ -64,7 +65,12 @@ def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained 
         start_from(start, model)
     evaluation = ClusteringEvaluation(rule_name, build(config.clustering), plain(config.clustering))
     # Before processes start: errors are reported once, graphs are built with all cores.
-    datamodule = build(config.data)(dataset=dataset)
+    make_data = build(config.data)
+    try:
+        signature(make_data)
+    except ValueError:
+        raise InputError(f"data={{{', '.join(config.data)}}} has a key that {config.data._target_} lacks.") from None
+    datamodule = make_data(dataset=dataset)
     if isinstance(evaluation.rule, ThresholdRule) and datamodule.parts.validation is None:
         evaluation.rule.require_threshold()
     logger = build(config.logger) if config.get("logger") else False

@@ -6,6 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lcde.errors import InputError
+from lcde.files import readable
 
 
 def resumed(run_dir: Path) -> tuple[DictConfig, str]:
@@ -24,16 +25,22 @@ def resumed(run_dir: Path) -> tuple[DictConfig, str]:
     others = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
     if others:
         raise InputError(f"resume={run_dir} continues with the settings of that run; leave out {' '.join(others)}.")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    config, hydra = _loaded(path), _loaded(run_dir / ".hydra" / "hydra.yaml")
     if "callbacks" not in config:
         raise InputError(f"resume={run_dir} is a run of eval.py; name the folder of a training run.")
     if config.logger is not None:
         config.logger.save_dir = HydraConfig.get().runtime.output_dir
         if folders := sorted(run_dir.glob("wandb/*run-*-*")):  # run-<date and time>-<id>, offline-run-…
             config.logger.id = folders[0].name.rsplit("-", 1)[1]
-    choices = OmegaConf.load(run_dir / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    return config, choices["clustering"]
+    return config, str(OmegaConf.select(hydra, "hydra.runtime.choices.clustering"))
+
+
+def _loaded(path: Path) -> DictConfig:
+    with readable(path, "the settings of a training run"):
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise ValueError(f"it holds a {type(config).__name__}")
+        return config
 
 
 def require_same_run(run_dir: Path, settings: str) -> None:

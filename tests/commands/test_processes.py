@@ -116,7 +116,7 @@ def test_a_sweep_over_thresholds_runs_the_networks_once_and_reports_the_best_job
     cache, thresholds = f"score_cache={tmp_path / 'cache'}", ("0.4", "0.6", "0.8")
     swept = f"clustering.similarity_threshold={','.join(thresholds)}"
     lcde("eval", "-m", *command, cache, swept, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert len(list((tmp_path / "cache").glob("*.connectivity.npy"))) == 3  # one for each part
+    assert len(list((tmp_path / "cache").glob("*.connectivity.npz"))) == 3  # one for each part
     scores = []
     for job, threshold in enumerate(thresholds):
         alone, setting = tmp_path / threshold, f"clustering.similarity_threshold={threshold}"
@@ -191,8 +191,8 @@ def evaluate_slowly(log, arguments):
 
 def num_kept(cache):
     """How many faces and edges the files of ``cache`` hold scores of."""
-    chunks = [np.load(file)[name] for name in ("rows", "keys") for file in cache.glob(f"*.{FILES[name]}.npz")]
-    return sum(map(len, [*chunks, *map(np.load, cache.glob("*.connectivity.npy"))]))
+    names = {**FILES, "connectivity": "connectivity"}
+    return sum(len(np.load(file)[name]) for name, kind in names.items() for file in cache.glob(f"*.{kind}.npz"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -222,7 +222,7 @@ def test_a_killed_evaluation_goes_on_from_its_last_chunk(name, one, tiny_data, p
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert len(list((killed / "cache").glob("*.connectivity.npy"))) == (name == "keys")
+    assert len(list((killed / "cache").glob("*.connectivity.npz"))) == (name == "keys")
     kept = num_kept(killed / "cache")
     num_scored.clear()
     lcde("eval", *settings)

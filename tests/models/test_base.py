@@ -96,7 +96,7 @@ def test_scores_are_kept_if_a_folder_is_given(toy, make_gallery, tmp_path):
         assert scores.connectivity(50).shape == (10, 8)
         assert np.array_equal(scores.connectivity()[50:], scores.connectivity(50))  # without dropout
         scores.dismiss()
-    assert list((tmp_path / "scores").glob("*.connectivity.npy"))
+    assert list((tmp_path / "scores").glob("*.connectivity.npz"))
 
 
 def test_a_model_that_scores_no_edges_says_so(toy, make_gallery):

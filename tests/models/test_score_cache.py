@@ -164,7 +164,7 @@ def test_killed_jobs_lose_one_chunk_and_no_bit(jobs, tmp_path):
     np.testing.assert_array_equal(cached.edge_probability(edges), expected[1])
     assert last.asked == 23 - 8
     files = {file.name for file in (tmp_path / "killed").iterdir()}
-    assert files == {"key.connectivity.npy", "key.edges.npz", "key.lock"}
+    assert files == {"key.connectivity.npz", "key.edges.npz", "key.lock"}
 
 
 def test_chunks_left_by_a_job_killed_after_the_last_one_are_removed(jobs, tmp_path):
@@ -217,7 +217,7 @@ def test_concurrent_jobs_compute_once_and_lose_nothing(processes, scorer, make_g
 
 def test_what_was_used_longest_ago_is_deleted(tmp_path):
     for age, name in enumerate(("d", "c", "b", "a")):
-        for file in (tmp_path / f"{name}.connectivity.npy", tmp_path / f"{name}.edges.npz"):
+        for file in (tmp_path / f"{name}.connectivity.npz", tmp_path / f"{name}.edges.npz"):
             file.write_bytes(bytes(1_000))
             os.utime(file, (1e9 - age, 1e9 - age))
     (tmp_path / "other.txt").write_bytes(bytes(9_000))
@@ -233,8 +233,8 @@ def test_reading_scores_counts_as_use(make_gallery, tmp_path):
     gallery = make_gallery(0)
     for name in ("a", "b"):
         CachedScores(lambda: counting(gallery), tmp_path, name).connectivity()
-    os.utime(tmp_path / "a.connectivity.npy", (1e9, 1e9))
+    os.utime(tmp_path / "a.connectivity.npz", (1e9, 1e9))
     CachedScores(lambda: counting(gallery), tmp_path, "a").connectivity()
-    os.utime(tmp_path / "b.connectivity.npy", (1.5e9, 1.5e9))
+    os.utime(tmp_path / "b.connectivity.npz", (1.5e9, 1.5e9))
     keep_within(tmp_path, 0)
-    assert [file.name for file in tmp_path.glob("*.npy")] == ["a.connectivity.npy"]
+    assert [file.name for file in tmp_path.glob("*.npz")] == ["a.connectivity.npz"]
