@@ -84,7 +84,7 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
     except Exception as error:  # the parsers of zip archives, of NumPy and of torch raise errors of a dozen kinds
         if not remedy and any(words in str(error).lower() for words in ("object arrays", "python objects")):
             remedy = "; save it as numbers or text, as array.astype(str) makes it"
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".:")
         raise InputError(f"{path} cannot be read as {what}: {reason}{remedy}.") from None
 
 

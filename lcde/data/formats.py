@@ -205,10 +205,10 @@ def _load_array(path: Path, kind: ArrayKind, num_faces: int | None) -> np.ndarra
 def normalise(features: np.ndarray, source: str) -> np.ndarray:
     """L2-normalise float32 ``features`` (N, D) in place and return them; ``source`` names them in an `InputError`."""
     blocks = row_blocks(len(features))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN, which is refused
         norms = np.concatenate([np.linalg.norm(features[rows], axis=1) for rows in blocks])
-    extreme = ~((norms > 1e-15) & (norms < np.inf))  # their squares may be beyond float32
-    norms[extreme] = np.linalg.norm(features[extreme].astype(np.float64), axis=1)
+        extreme = ~((norms > 1e-15) & (norms < np.inf))  # their squares may be beyond float32
+        norms[extreme] = np.linalg.norm(features[extreme].astype(np.float64), axis=1)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad):
         rows = f"{source}: {len(bad)} of {len(features)} rows hold NaN, infinity or only zeros, first row {bad[0]}"

@@ -209,7 +209,8 @@ def _load(module: nn.Module, state: StateDict) -> None:
         module.load_state_dict(state.tensors)
     except RuntimeError as error:
         network = type(module).__name__
-        raise InputError(f"{state.source} does not hold the weights of {network}: {error}.") from None
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise InputError(f"{state.source} does not hold the weights of {network}: {reason}.") from None
     _require_finite(state.tensors, state.source)
 
 

@@ -1,4 +1,6 @@
 import re
+import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +23,7 @@ from lcde.data.knn import (
 )
 from lcde.data.search import recall
 from lcde.errors import InputError
+from lcde.files import write_atomically
 
 
 def files(folder) -> GraphFiles:
@@ -198,6 +201,50 @@ def test_jobs_that_need_one_graph_build_it_once(make_gallery, tmp_path, monkeypa
     assert len(built) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["faiss_k_9.npz"]
     assert all(same(graph, build_knn(features, k)) for graph, k in zip(graphs, (4, 6, 9, 9), strict=True))
+
+
+def build_with_a_hitch(features, folder, hitch):
+    """Build and keep a graph, but for the function ``hitch``, which is to be killed in the middle."""
+    original = getattr(lcde.data.knn, hitch)
+
+    def slow(*arguments):
+        if hitch == "write_knn":
+            write_atomically(arguments[0], lambda file: (file.write(b"half"), file.flush(), time.sleep(600)))
+        (folder / "started").touch()
+        time.sleep(600)
+        original(*arguments)
+
+    setattr(lcde.data.knn, hitch, slow)
+    knn_graph(features, 6, files(folder), "part")
+
+
+def build(features, folder):
+    return knn_graph(features, 6, files(folder), "part")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("hitch", ["build_knn", "write_knn"])
+def test_a_job_builds_the_graph_that_a_killed_one_left_undone(hitch, processes, make_gallery, tmp_path):
+    gallery = make_gallery(0)
+    killed = processes.Process(target=build_with_a_hitch, args=(gallery.features, tmp_path, hitch))
+    killed.start()
+    lock = ".faiss_k_6.npz.lock"
+    while not [path for path in tmp_path.iterdir() if path.name == "started" or (path.stat().st_size == 4)]:
+        assert killed.is_alive()
+        time.sleep(0.01)
+    with processes.Pool(1) as pool:
+        waiting = pool.apply_async(build, (gallery.features, tmp_path))
+        waiting.wait(0.3)
+        assert not waiting.ready()  # the other has the lock
+        killed.kill()
+        killed.join()
+        graph, seconds = waiting.get(60)
+    assert killed.exitcode == -signal.SIGKILL
+    assert seconds > 0
+    assert same(graph, gallery.graph)
+    assert same(build(gallery.features, tmp_path)[0], gallery.graph)
+    assert {path.name for path in tmp_path.iterdir()} - {"started", lock} == {"faiss_k_6.npz"}
 
 
 @pytest.mark.parametrize("duplicates", [0, 15])

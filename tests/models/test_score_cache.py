@@ -1,6 +1,9 @@
 """Scores kept by content: computed once, right after changes, kills and among several jobs."""
 
 import os
+import signal
+import sys
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -96,11 +99,23 @@ def test_everything_that_changes_a_score_changes_the_key(make_gallery):
     assert fingerprint(retrained, gallery, torch.float32) != fingerprint(*variants[0])
 
 
-def test_damaged_files_are_made_anew(scorer, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:50],
+        lambda content: b"",
+        lambda content: content[:400] + bytes([content[400] ^ 1]) + content[401:],
+        lambda content: content.replace(b"(40, 6)", b"(20, 6)").replace(b"(4,)", b"(2,)"),
+    ],
+    ids=["cut", "empty", "one bit changed", "fewer rows"],
+)
+def test_damaged_files_are_made_anew(damage, scorer, tmp_path):
     cached = CachedScores(lambda: scorer, tmp_path, "key")
     expected = cached.connectivity(), cached.edge_probability(EDGES)
     for file in (cached.connectivity_file, cached.edges_file):
-        file.write_bytes(file.read_bytes()[:50])
+        content = file.read_bytes()
+        file.write_bytes(damage(content))
+        assert file.read_bytes() != content
     again = CachedScores(lambda: scorer, tmp_path, "key")
     np.testing.assert_array_equal(again.connectivity(), expected[0])
     np.testing.assert_array_equal(again.edge_probability(EDGES), expected[1])
@@ -213,6 +228,44 @@ def test_concurrent_jobs_compute_once_and_lose_nothing(processes, scorer, make_g
     assert len({total for total, *_ in done}) == 1
     CachedScores(lambda: scorer, tmp_path, "key").edge_probability(EDGES)
     assert scorer.asked == 0
+
+
+def score_slowly(gallery, folder):
+    """Leave time for a kill between the chunks."""
+    score_share = Counting._score_share
+
+    def slow(self, items, advance):
+        time.sleep(0.2)
+        return score_share(self, items, advance)
+
+    Counting._score_share = slow
+    score(gallery, folder, EDGES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_job_goes_on_when_the_one_that_it_waits_for_is_killed(processes, scorer, make_gallery, tmp_path):
+    gallery = make_gallery(0)
+    killed = processes.Process(target=score_slowly, args=(gallery, tmp_path))
+    killed.start()
+    while not (kept := list(tmp_path.glob("key.rows-*.npz"))):
+        assert killed.is_alive()
+        time.sleep(0.01)
+    with processes.Pool(1) as pool:
+        waiting = pool.apply_async(score, (gallery, tmp_path, EDGES))
+        waiting.wait(0.3)
+        assert not waiting.ready()  # the other has the lock
+        killed.kill()
+        killed.join()
+        _, probability, asked = waiting.get(60)
+    assert killed.exitcode == -signal.SIGKILL
+    assert asked <= 40 + len(EDGES) - 10 * len(kept)  # chunks of 10 faces
+    np.testing.assert_allclose(probability, scorer.edge_probability(EDGES), atol=1e-6)
+    expected, scorer.asked = scorer.connectivity(), 0
+    found = CachedScores(lambda: scorer, tmp_path, "key").connectivity()
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # of other batches
+    assert scorer.asked == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"key.connectivity.npz", "key.edges.npz", "key.lock"}
 
 
 def test_what_was_used_longest_ago_is_deleted(tmp_path):
