@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
 from lcde.configuration import CONF, build, compose_config
+from lcde.errors import InputError
 
 CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("*/*.yaml"))]
 
@@ -41,6 +42,70 @@ def test_choice_instantiates(choice, tmp_path, monkeypatch):
         HydraConfig.instance().set_config(config)
         if choice != ("model", "none"):
             build(config.get(group))
+
+
+REFUSED = {  # group: overrides, and words of the message
+    "dataset": [
+        *(
+            ("dataset=custom dataset.k=" + bad, f"dataset.k={bad} must be a whole number")
+            for bad in ("abc", "2.5", "-1")
+        ),
+        ("dataset=custom dataset.k=null", r"dataset.k=None must be a whole number"),
+        ("dataset=custom dataset.k=true", r"dataset.k=True must be a whole number"),
+        ("dataset=custom dataset.feature_dim=0", "dataset.feature_dim=0 must be a whole number of at least 1 or null"),
+        ("dataset=custom dataset.graph_k=-3", "dataset.graph_k=-3 must be a whole number"),
+        ("dataset=custom dataset.val_share=abc", "dataset.val_share=abc must be a number from 0 to 1"),
+        ("dataset=custom dataset.features=1", "dataset.features=1 must be text or null"),
+        ("dataset=custom +dataset.feature=a.npy", "dataset cannot be used: .* unexpected keyword argument 'feature'"),
+        ("dataset=ms1m dataset.root=null", "dataset.root=None must be text"),
+        ("dataset=ms1m dataset.feature_dim=null", "dataset.feature_dim=None must be a whole number"),
+        ("dataset=ms1m dataset.parts=1", r"dataset.parts=1 must be a list, such as \[1\]"),
+        ("dataset=ms1m dataset.parts=part1_test", r"must be a list, such as \[part1_test\]"),
+        ("dataset=ms1m dataset.parts=[1,1]", "dataset.parts names part1_test twice"),
+        ("dataset=ms1m dataset.parts=[part0_train_held_out]", "names part0_train_held_out twice"),
+        ("dataset=ms1m dataset._target_=lcde.data.datasets.Nothing", "dataset cannot be used: Error locating target"),
+        ("dataset=synthetic dataset.seed=-1", "dataset.seed=-1 must be a whole number"),
+        ("dataset=synthetic dataset.blur=abc", "dataset.blur=abc must be a number"),
+        ("dataset=random_galleries dataset.parts=some", "dataset.parts=some must be a whole number"),
+    ],
+    "trainer": [
+        *(
+            (f"trainer.max_epochs={bad}", f"trainer.max_epochs={bad} must be a whole")
+            for bad in ("abc", "0", "-2", "1.5")
+        ),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0 must be a whole number"),
+        ("trainer.precision=many", "trainer cannot be used: .*Precision 'many' is invalid"),
+        ("trainer.strategy=none", "trainer cannot be used: .*invalid strategy name"),
+        ("trainer.devices=0", "trainer cannot be used: .*devices=0"),
+        ("+trainer.epochs=3", "trainer cannot be used: .* unexpected keyword argument 'epochs'"),
+    ],
+    "data": [
+        *((f"data.batch_size={bad}", f"data.batch_size={bad} must be a whole number") for bad in ("abc", "0.5", "-1")),
+        ("data.seed=-1", "data.seed=-1 must be a whole number"),
+        ("data.rotate=maybe", "data.rotate=maybe must be True or False"),
+    ],
+    "clustering": [
+        ("clustering=components clustering.threshold=abc", "clustering.threshold=abc must be a number"),
+        ("clustering=components clustering.threshold=7", "clustering.threshold=7 must be a number from -1 to 1"),
+        ("clustering=unsupervised clustering.num_trials=0", "clustering.num_trials=0 must be a whole number"),
+        ("clustering=unsupervised clustering.merging=maybe", "clustering.merging=maybe must be True or False"),
+        ("clustering=lcde clustering.second_pass.seed=-1", "clustering.second_pass.seed=-1 must be a whole number"),
+        ("clustering=lcde clustering.edge_threshold=nan", "clustering.edge_threshold=nan must be a number"),
+        ("clustering=lcde +clustering.edges=1", "clustering cannot be used: .* unexpected keyword argument 'edges'"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "overrides", "words"),
+    [(group, *case) for group, cases in REFUSED.items() for case in cases],
+    ids=[case[0].split()[-1] for cases in REFUSED.values() for case in cases],
+)
+def test_unusable_values_are_refused_in_one_sentence(group, overrides, words, tmp_path):
+    config = compose_config("train", [*overrides.split(), f"run_dir={tmp_path}", "trainer.accelerator=cpu"])
+    make = (lambda: build(config.data)(dataset=None)) if group == "data" else (lambda: build(config[group]))
+    with pytest.raises(InputError, match=f"^[^\n]*{words}[^\n]*\\.$"):
+        make()
 
 
 def test_slurm_launcher_composes():

@@ -29,7 +29,7 @@ from lcde.data.gallery import Gallery
 from lcde.errors import InputError
 from lcde.evaluation.output import metrics_of, table_row
 from lcde.evaluation.results import evaluate
-from lcde.files import write_atomically
+from lcde.files import readable, write_atomically
 from lcde.methods.classical import ThresholdRule, with_best_threshold
 from lcde.methods.method import Method, Rule
 from lcde.models.base import Model
@@ -79,7 +79,8 @@ class Job:
         """What `run` gave, with method and seed; where it has not ended, the reason under "error"."""
         of_job = {"method": self.method, "seed": self.seed}
         if self.results.is_file():
-            return [of_job | row for row in json.loads(self.results.read_text())]
+            with readable(self.results, "results of a job", "; delete it to run the job again"):
+                return [of_job | row for row in json.loads(self.results.read_text())]
         log = self.folder / "log.txt"
         lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
         return [of_job | {"error": lines[-1].removeprefix("error: ") if lines else "not run yet"}]
@@ -153,7 +154,7 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
     """Run those ``jobs`` that have no results yet, one after the other, and yield each when it has ended."""
     for job in track([job for job in jobs if not job.results.is_file()], "methods and seeds"):
         print(f"{job.method}, seed {job.seed}", flush=True)
-        with open(job.folder / "log.txt", "wb") as log:
+        with open(job.folder / "log.txt", "wb") as log:  # written as the job goes on, to be watched
             command = [sys.executable, "-m", "lcde.commands.compare", str(job.folder)]
             subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
         yield job

@@ -13,10 +13,10 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
 from lcde.methods.classical import ComponentsRule
 from lcde.methods.method import Scores
-from lcde.settings import Within
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 from lcde.models.precision import as_dtype
 from lcde.models.tokens import tokens
+from lcde.settings import Within
 
 
 @dataclass

@@ -54,9 +54,9 @@ def method_comparison(rows: Sequence[ScoreRow], title: str = "F-scores by method
             places = np.arange(len(methods)) + 0.4 * (measure - 0.5)
             bars = axes.barh(places, scores, height=0.38, color=colors, label=name)
             axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-        axes.set(title=part, xlabel="F-score (%)", xlim=(0, 130), xticks=(0, 50, 100))
+        axes.set(title=_verbatim(part), xlabel="F-score (%)", xlim=(0, 130), xticks=(0, 50, 100))
         axes.grid(False)  # the values stand at the bars
-    panels[0].set_yticks(range(len(methods)), methods)
+    panels[0].set_yticks(range(len(methods)), map(_verbatim, methods))
     panels[0].invert_yaxis()
     _legend(figure, panels[0])
     return figure
@@ -96,9 +96,9 @@ def sweep_scores(rows: Sequence[tuple[Mapping[str, str], ScoreRow]]) -> Figure:
             x, *scores = np.array(of_part).reshape(-1, 3).T
             for measure, name in enumerate(MEASURES):
                 color = PALETTE[number if len(lines) > 1 else measure]
-                label = f"{combination} {name}".strip()
+                label = _verbatim(f"{combination} {name}".strip())
                 axes.plot(x, 100 * scores[measure], styles[measure], label=label, color=color)
-        axes.set(title=part, xlabel=key)
+        axes.set(title=_verbatim(part), xlabel=key)
     figure.supylabel("F-score (%)")
     _legend(figure, panels[0], ", ".join(others))
     return figure
@@ -130,7 +130,7 @@ def edge_separation(gallery: Gallery, clustering: Clustering) -> Figure:
             counts += [np.histogram(weights[mask], BINS, (low, high))[0] for mask in (~same, same)]
 
     edges = np.linspace(low, high, BINS + 1)
-    title = f"{gallery.name}: kNN edges within and across identities, less overlap is better"
+    title = f"{_verbatim(gallery.name)}: kNN edges within and across identities, less overlap is better"
     figure, panels = _grid(title, 4.4, columns=len(factors))
     panels[0].set(yscale="log", ylabel="kNN edges per bin")
     for axes, counts, (name, xlabel) in zip(panels, histograms, texts, strict=False):
@@ -219,6 +219,11 @@ def is_number(text: str) -> bool:
         return np.isfinite(float(text))
     except ValueError:
         return False
+
+
+def _verbatim(name: str) -> str:
+    """A name that a user gave, without formulas: Matplotlib sets what stands between dollar signs as one."""
+    return name.replace("$", r"\$")
 
 
 def _grid(title: str, height: float, rows: int = 1, columns: int = 1, sharey: bool = True) -> tuple[Figure, list[Axes]]:

@@ -90,6 +90,13 @@ def test_a_folder_of_another_comparison_is_refused(prepared, tmp_path):
     assert (tmp_path / "hac" / "0" / "job.json").read_text() == before
 
 
+def test_damaged_results_of_a_job_are_named(prepared, tmp_path):
+    prepared("methods=[hac]", "seeds=[0]", f"hydra.run.dir={tmp_path}")
+    (tmp_path / "hac" / "0" / "results.json").write_text('[{"part":')
+    with pytest.raises(SystemExit, match=r"results\.json cannot be read as results of a job.*; delete it"):
+        prepared("methods=[hac]", "seeds=[0]", f"hydra.run.dir={tmp_path}")
+
+
 def test_methods_are_ranked_by_their_means_over_seeds(tmp_path):
     rows = [row("a", seed, "held-out", 0.5 + 0.1 * seed, 0.7) for seed in (0, 1)]
     rows += [row("a", 0, "settings", 0.4, 0.3), row("a", 0, "oracle", 0.9, 0.95), row("b", 0, "settings", 0.8, 0.9)]

@@ -178,6 +178,11 @@ def test_what_cannot_be_kept_or_assigned_is_refused(evaluate, write, gallery, pu
         with pytest.raises(SystemExit, match=r"kept\.npz exists already"):
             evaluate(features, f"save_to={kept}", *more)
     assert kept.read_bytes() == before
+    for blocked in ("save_to=", "score_cache="):
+        with pytest.raises(SystemExit, match=r"kept\.npz(/file)? cannot be written to"):
+            evaluate(features, f"{blocked}{kept}/file", "dataset.k=8", *networks)
+    with pytest.raises(SystemExit, match=r"score_cache_gb=abc must be a number"):
+        evaluate(features, "score_cache_gb=abc", f"score_cache={tmp_path / 'cache'}", "dataset.k=8", *networks)
     with pytest.raises(SystemExit, match="made without trained networks"):
         evaluate(features, f"assign_to={kept}", *networks)
     with pytest.raises(SystemExit, match="takes its new faces from dataset=custom"):

@@ -1,6 +1,7 @@
 """``lcde train`` on tiny data, in this process."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -171,6 +172,10 @@ def cut(path):
         ("train", ["model=none"], "model=none has nothing to train"),
         ("train", ["clustering.edge_threshold=7"], r"clustering\.edge_threshold=7"),
         ("train", ["clustering.similarity_threshold=abc"], r"clustering\.similarity_threshold=abc"),
+        ("train", ["+data.size=1"], r"data={.*} has a key that lcde\.training.* lacks"),
+        ("train", ["model.optimizer.lr=-1"], r"model\.optimizer cannot be used: Invalid learning rate: -1"),
+        ("train", ["seed=abc"], "seed=abc must be a whole number"),
+        ("eval", ["seed=-1"], "seed=-1 must be a whole number"),
         ("eval", ["clustering=exact"], "clustering=exact needs trained networks"),
         ("eval", ["clustering.density=1"], "clustering=unsupervised has no density; it has "),
         ("eval", ["checkpoint=none.ckpt"], r"none\.ckpt does not exist"),
@@ -202,6 +207,24 @@ def test_bad_files_end_in_one_sentence(damage, words, ms1m, lcde, tmp_path):
     data = ["dataset=ms1m", f"dataset.root={ms1m}", "dataset.feature_dim=16", "dataset.k=8", "trainer=cpu"]
     with pytest.raises(SystemExit, match=f"error: .*{words}"):
         lcde("train", *data, f"hydra.run.dir={tmp_path}/run")
+
+
+@pytest.mark.parametrize("content", ["", "callbacks: [", "- a", "\0"], ids=["empty", "cut", "a list", "zeros"])
+@pytest.mark.parametrize("file", ["config.yaml", ".hydra/hydra.yaml"])
+def test_a_run_whose_settings_are_damaged_is_not_resumed(file, content, trained, lcde, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.png", "*.ckpt"))
+    (tmp_path / "run" / file).write_text(content)
+    with pytest.raises(SystemExit, match=rf"error: {tmp_path}/run/{file} (cannot be read as the settings|is empty)"):
+        lcde("train", f"resume={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'again'}")
+
+
+@pytest.mark.slow
+def test_a_run_whose_last_checkpoint_is_damaged_is_not_resumed(trained, lcde, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    with pytest.raises(SystemExit, match=r"error: .*last\.ckpt cannot be read as a checkpoint"):
+        lcde("train", f"resume={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'again'}")
 
 
 def test_a_checkpoint_of_another_width_is_refused(trained, ms1m, lcde, tmp_path):

@@ -152,6 +152,21 @@ def test_names_are_escaped(write_table, gallery, cluster, result_of):
     assert "<i>" not in page.html
 
 
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "&lt;b&gt;"]
+)
+def test_names_of_all_kinds_stay_text(name, write_table, gallery, cluster, result_of):
+    clustering = cluster(gallery)
+    part = name.replace("/", "")
+    shown = {part: replace(report_part(replace(gallery, name=part), clustering), figures={})}
+    baseline = result_of(replace(gallery, name=part), clustering, f"other {name}", baseline=True)
+    page = write_table(result_of(replace(gallery, name=part), clustering, name), baseline, parts=shown)
+    assert page.text.count(part) >= 3
+    assert page.text.count(name) >= 3
+    assert not page.images()
+    assert "<script" not in page.html
+
+
 @pytest.mark.slow
 def test_without_labels_no_scores(write, gallery):
     page = write([replace(gallery, labels_true=None, images=["nowhere.png"] * len(gallery))])

@@ -34,6 +34,18 @@ def test_method_comparison_puts_evaluated_methods_first_and_prints_percentages()
     assert first.yaxis_inverted()
 
 
+@pytest.mark.parametrize("name", [r"a$\bad$b", r"$\frac$", r"\$x$", "a_b^{c", "<b>"])
+def test_names_are_drawn_as_they_are(name, gallery, clustering, tmp_path):
+    row = ScoreRow(name, name, 0.5, 0.25)
+    figures = {
+        "methods": plots.method_comparison([row]),
+        "lines": plots.sweep_scores([({"k": str(k), "name": name}, row) for k in (1, 2)]),
+        "bars": plots.sweep_scores([({"name": other}, row) for other in (name, "b")]),
+        "edges": plots.edge_separation(replace(gallery, name=name.replace("\\", "")), clustering),
+    }
+    assert all(file.is_file() for file in plots.save_figures(figures, tmp_path).values())
+
+
 @pytest.mark.parametrize("rows_at_a_time", [4096, 7])
 def test_edge_separation_counts_every_edge(gallery, clustering, monkeypatch, rows_at_a_time):
     monkeypatch.setattr("lcde.data.gallery.ROWS", rows_at_a_time)
