@@ -56,8 +56,8 @@ class Neighbourhoods(NamedTuple):
 
     @property
     def same_as_centre(self) -> Tensor:
-        """(B, 2, K) int64: 1 where a neighbour of an end has the identity of that end."""
-        return torch.stack([self.same_as_end[:, end, end] for end in range(2)], dim=1)
+        """1 where a neighbour of a face has its identity: (2B, K) int64, the ends of each pair side by side."""
+        return self.same_as_end.diagonal(dim1=1, dim2=2).movedim(-1, 1).flatten(0, 1)
 
 
 class Model(LightningModule, ABC):

@@ -124,7 +124,7 @@ class ChenModel(PairModel):
     def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
         """Binary cross-entropy over all neighbours of both ends."""
         logits = self.network(batch.features.flatten(0, 1))
-        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.same_as_centre.flatten(0, 1).float())
+        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.same_as_centre.float())
         return {"connectivity_loss": loss}
 
 

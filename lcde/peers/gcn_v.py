@@ -69,7 +69,7 @@ class GCNVModel(PairModel):
     def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
         """Squared error of the confidence of both ends."""
         features = batch.features.flatten(0, 1)
-        expected = confidence(features, batch.same_as_centre.flatten(0, 1))
+        expected = confidence(features, batch.same_as_centre)
         return {"confidence_loss": F.mse_loss(self.regression(features)[:, 0].float(), expected)}
 
 

@@ -1,7 +1,7 @@
 """Trained methods of the literature: values computed apart on ten points of a circle, oracles, and real training."""
 
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ import torch
 from lcde.clustering.edges import peak_links
 from lcde.clustering.shared_neighbours import sums_over_shared
 from lcde.configuration import build, compose_config
-from lcde.data.datasets import Parts
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn
@@ -23,7 +22,6 @@ from lcde.peers.chen import ChenRule, diffusion_density, transition_distance
 from lcde.peers.fceser import FCESERRule, PairsBeyondStop, beyond_stop
 from lcde.peers.gcn_v import GCNVRule, confidence
 from lcde.peers.star_fc import StarFCRule, intimacy
-from lcde.training.fit import set_up
 
 needs_infomap = pytest.mark.skipif(importlib.util.find_spec("infomap") is None, reason="the package infomap is missing")
 PEERS = ["chen", "star_fc", "gcn_v"]
@@ -31,6 +29,7 @@ SMALL = {  # layers for D = 32 and K = 16
     "chen": {"nhead": 4, "dim_feedforward": 24},
     "star_fc": {"width": 24},
     "gcn_v": {"width": 24},
+    "lgcn": {"width": 24},
     "pairwise": {"width": 24},
     "clusformer": {"num_encoder_layers": 1, "num_decoder_layers": 1, "nhead": 4, "dim_feedforward": 96},
     "fceser": {"num_layers": 1, "nhead": 4, "dim_feedforward": 24},
@@ -219,52 +218,27 @@ def test_connectivity_of_star_fc_is_that_of_its_classifier(circle):
     assert found == pytest.approx(expected.detach().numpy(), abs=1e-5)
 
 
-@dataclass(frozen=True)
-class Faces:
-    """A data set of one training part without held-out identities."""
-
-    gallery: Gallery
-    k: int
-    feature_dim: int
-
-    def load(self, train):
-        return Parts(self.gallery, None, [])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("peer", "rate", "others"),
+    ("peer", "settings"),
     [
-        ("chen", 1e-3, []),
-        ("star_fc", 0.1, []),
-        ("gcn_v", 0.5, []),
-        ("pairwise", 0.01, []),
+        ("chen", ["model.optimizer.lr=1e-3"]),
+        ("star_fc", ["model.optimizer.lr=0.1"]),
+        ("gcn_v", ["model.optimizer.lr=0.5"]),
+        ("lgcn", ["model.optimizer.lr=0.1", "model.width=64", "data.rotate=true"]),
+        ("pairwise", ["model.optimizer.lr=0.01"]),
         (
             "clusformer",
-            3e-3,
-            [*(f"model.{name}={value}" for name, value in SMALL["clusformer"].items()), "clustering.threshold=0.5"],
+            [
+                *(f"model.{name}={value}" for name, value in SMALL["clusformer"].items()),
+                "model.optimizer.lr=3e-3",
+                "clustering.threshold=0.5",
+            ],
         ),
     ],
 )
-def test_training_beats_thresholded_components(peer, rate, others, tmp_path):
-    """Faces vary along four directions more than along others, which networks learn to ignore."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(120), rng.integers(5, 25, 120))
-    directions = np.linalg.qr(rng.standard_normal((32, 32)))[0][:4]
-    people = normalise(rng.standard_normal((120, 32)).astype(np.float32), "people")
-    X = people[labels] + 0.25 * rng.standard_normal((len(labels), 4)) @ directions
-    features = normalise((X + 0.12 * rng.standard_normal(X.shape)).astype(np.float32), "faces")
-    fit = labels < 60
-    train, unseen = (
-        Gallery("faces", features[rows], build_knn(features[rows], 16), np.unique(labels[rows], return_inverse=True)[1])
-        for rows in (fit, ~fit)
-    )
-    settings = "~logger", "callbacks=training", "trainer=cpu", "trainer.max_epochs=6", f"run_dir={tmp_path}"
-    sizes = "dataset.k=16", "dataset.feature_dim=32", f"model.optimizer.lr={rate}"
-    config = compose_config("train", [f"model={peer}", *settings, *sizes, *others])
-    torch.manual_seed(0)
-    training = set_up(config, peer, Faces(train, 16, 32), None)
-    training.trainer.fit(training.model, training.datamodule)
+def test_training_beats_thresholded_components(peer, settings, train_on_blobs):
+    training, train, unseen = train_on_blobs(peer, "trainer.max_epochs=6", *settings)
 
     def quality(rule, model=None):
         scores = [model and model.bind(gallery, "float32", False, None) for gallery in (train, unseen)]

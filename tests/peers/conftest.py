@@ -1,0 +1,61 @@
+"""Faces on which peers are trained shortly."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from lcde.configuration import compose_config
+from lcde.data.datasets import Parts
+from lcde.data.formats import normalise
+from lcde.data.gallery import Gallery
+from lcde.data.knn import build_knn
+from lcde.training.fit import set_up
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A data set of one training part without held-out identities."""
+
+    gallery: Gallery
+    k: int
+    feature_dim: int
+
+    def load(self, train):
+        return Parts(self.gallery, None, [])
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """Faces of 60 people to train on, and of 60 others, D = 32 and K = 16.
+
+    They vary along four directions more than along others, which networks learn to ignore.
+    """
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(120), rng.integers(5, 25, 120))
+    directions = np.linalg.qr(rng.standard_normal((32, 32)))[0][:4]
+    people = normalise(rng.standard_normal((120, 32)).astype(np.float32), "people")
+    X = people[labels] + 0.25 * rng.standard_normal((len(labels), 4)) @ directions
+    features = normalise((X + 0.12 * rng.standard_normal(X.shape)).astype(np.float32), "faces")
+    return [
+        Gallery("faces", features[rows], build_knn(features[rows], 16), np.unique(labels[rows], return_inverse=True)[1])
+        for rows in (labels < 60, labels >= 60)
+    ]
+
+
+@pytest.fixture(scope="session")
+def train_on_blobs(blobs, tmp_path_factory):
+    """Train a peer with some settings, once; returns the training, and the faces that it saw and did not see."""
+
+    @functools.cache
+    def train(peer, *settings):
+        run = "~logger", "callbacks=training", "trainer=cpu", f"run_dir={tmp_path_factory.mktemp(peer)}"
+        config = compose_config("train", [f"model={peer}", *run, "dataset.k=16", "dataset.feature_dim=32", *settings])
+        torch.manual_seed(0)
+        training = set_up(config, peer, Faces(blobs[0], 16, 32), None)
+        training.trainer.fit(training.model, training.datamodule)
+        return training, *blobs
+
+    return train
