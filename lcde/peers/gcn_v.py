@@ -68,9 +68,13 @@ class GCNVModel(PairModel):
 
     def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
         """Squared error of the confidence of both ends."""
-        features = batch.features.flatten(0, 1)
-        expected = confidence(features, batch.same_as_centre)
-        return {"confidence_loss": F.mse_loss(self.regression(features)[:, 0].float(), expected)}
+        predicted = self.regression(batch.features.flatten(0, 1))[:, 0]
+        return {"confidence_loss": confidence_loss(batch, predicted.float())}
+
+
+def confidence_loss(batch: Neighbourhoods, predicted: Tensor) -> Tensor:
+    """Squared error of the confidence (2B,) of both ends."""
+    return F.mse_loss(predicted, confidence(batch.features.flatten(0, 1), batch.same_as_centre))
 
 
 def confidence(neighbours: Tensor, same: Tensor) -> Tensor:

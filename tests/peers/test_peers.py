@@ -225,6 +225,7 @@ def test_connectivity_of_star_fc_is_that_of_its_classifier(circle):
         ("chen", ["model.optimizer.lr=1e-3"]),
         ("star_fc", ["model.optimizer.lr=0.1"]),
         ("gcn_v", ["model.optimizer.lr=0.5"]),
+        ("gcn_ve", ["model.optimizer.lr=0.2", "model.width=128", "data.rotate=true"]),
         ("lgcn", ["model.optimizer.lr=0.1", "model.width=64", "data.rotate=true"]),
         ("pairwise", ["model.optimizer.lr=0.01"]),
         (
