@@ -6,6 +6,7 @@ Shape letters: B batch, K neighbours with the face itself first, D feature dimen
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -15,7 +16,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from lcde.data.gallery import Gallery
+from lcde.data.gallery import Gallery, KNNGraph
 from lcde.distributed import rank
 from lcde.errors import InputError
 from lcde.methods.method import Scores
@@ -25,7 +26,7 @@ from lcde.models.scoring import DeviceGraph, GraphScorer, PairNetworks
 
 __all__ = ["DeviceGraph", "MakeOptimizer", "MakeScheduler", "Model", "Neighbourhoods", "PairModel", "PairNetworks"]
 
-MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
 MakeScheduler = Callable[..., torch.optim.lr_scheduler.LRScheduler]
 
 
@@ -70,7 +71,7 @@ class Model(LightningModule, ABC):
     Parameters
     ----------
     optimizer : callable, optional
-        parameters -> optimiser. Only training needs it.
+        parameters, or groups of them -> optimiser. Only training needs it.
     scheduler : callable, optional
         (optimiser, total_steps=...) -> learning rate schedule, stepped after every batch.
 
@@ -126,6 +127,10 @@ class Model(LightningModule, ABC):
         """Hyper parameters that a model must share with this one to start from its weights."""
         return {name: self.hparams[name] for name in self.layer_hparams}
 
+    def parameter_groups(self) -> Iterable[Any]:
+        """What the optimiser gets: the parameters, or dicts of some of them and their own settings."""
+        return self.parameters()
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum of the losses."""
         self.batch_idx = batch_idx
@@ -144,7 +149,7 @@ class Model(LightningModule, ABC):
         if self.make_optimizer is None:
             raise InputError("the model has no optimizer; training needs one, such as model.optimizer=….")
         try:
-            optimizer = self.make_optimizer(self.parameters())
+            optimizer = self.make_optimizer(self.parameter_groups())
         except (TypeError, ValueError) as error:
             raise InputError(f"model.optimizer cannot be used: {str(error).rstrip('.')}.") from error
         if self.make_scheduler is None:
@@ -184,6 +189,13 @@ class PairModel(Model):
     def networks(self, dtype: torch.dtype) -> PairNetworks:
         """The networks for inference with features of type ``dtype``; the model itself must stay as it is."""
 
+    def graph_of(self, gallery: Gallery) -> KNNGraph:
+        """The kNN graph of ``gallery`` as the model reads it, here and in training; another one gives embeddings only.
+
+        Connectivity belongs to the columns of the gallery's own graph.
+        """
+        return gallery.graph
+
     def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> Scores:
         """As `Model.bind`; raises `InputError` where D or K of ``gallery`` are others."""
         dim, k, faces = gallery.features.shape[1], gallery.graph.k, f"{gallery.name}, of {len(gallery)} faces"
@@ -194,7 +206,8 @@ class PairModel(Model):
         self.eval()
 
         def scorer() -> GraphScorer:
-            return GraphScorer(self.networks(dtype), gallery, self.device, dtype, show_progress)
+            read = replace(gallery, graph=self.graph_of(gallery))
+            return GraphScorer(self.networks(dtype), read, self.device, dtype, show_progress)
 
         if score_cache is None or rank() > 0:
             return scorer()

@@ -65,12 +65,15 @@ class PairNetworks(NamedTuple):
     connectivity_in_graph : callable, optional
         In place of ``connectivity`` for networks that read more than the neighbours: graph, faces (B,) int64 ->
         probability (B, K) float32.
+    embedding_in_graph : callable, optional
+        In place of ``embedding`` for such networks: graph -> values (N, E) of all faces.
     """
 
     connectivity: Callable[[Tensor], Tensor] | None = None
     edge_probability: Callable[[Tensor, Tensor], Tensor] | None = None
     embedding: Callable[[Tensor], Tensor] | None = None
     connectivity_in_graph: Callable[[DeviceGraph, Tensor], Tensor] | None = None
+    embedding_in_graph: Callable[[DeviceGraph], Tensor] | None = None
 
 
 class GraphScorer(Scores):
@@ -102,13 +105,16 @@ class GraphScorer(Scores):
         self.indices = torch.from_numpy(gallery.graph.indices).to(device)
         self.show_progress = show_progress and rank() == 0
         self.pieces = 1  # that each batch is scored in, more where the device's memory does not suffice for a whole one
-        if networks.embedding is not None:
-            self.features = self._embedded(networks.embedding)
+        if networks.embedding is not None or networks.embedding_in_graph is not None:
+            self.features = self._embedded()
 
     @torch.inference_mode()
-    def _embedded(self, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    def _embedded(self) -> Tensor:
         """Values (N, E) of all faces; every rank computes them all."""
-        rows = np.arange(len(self.indices))[:, None]
+        if self.networks.embedding_in_graph is not None:
+            return self.networks.embedding_in_graph(DeviceGraph(self.features, self.indices))
+        embed, rows = self.networks.embedding, np.arange(len(self.indices))[:, None]
+        assert embed is not None
         blocks = row_blocks(len(rows), size=self._batch_size(rows))
 
         def values(items: Tensor) -> Tensor:
@@ -118,7 +124,7 @@ class GraphScorer(Scores):
 
     def embedding(self) -> np.ndarray:
         """What the model makes of each face: (N, E) float32."""
-        if self.networks.embedding is None:
+        if self.networks.embedding is None and self.networks.embedding_in_graph is None:
             return super().embedding()
         return self.features.float().cpu().numpy()
 

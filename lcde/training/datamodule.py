@@ -145,7 +145,10 @@ class EdgePairDataModule(LightningDataModule):
     def _graph(self, gallery: Gallery, device: torch.device) -> DeviceGraph:
         """Features, neighbours and identities of ``gallery`` on ``device``."""
         if id(gallery) not in self._on_device:
-            arrays = gallery.features, gallery.graph.indices, gallery.labels_true
+            assert self.trainer is not None
+            model = self.trainer.lightning_module
+            assert isinstance(model, PairModel)
+            arrays = gallery.features, model.graph_of(gallery).indices, gallery.labels_true
             self._on_device[id(gallery)] = DeviceGraph(*(torch.from_numpy(array).to(device) for array in arrays))
         return self._on_device[id(gallery)]
 

@@ -203,6 +203,14 @@ def test_a_single_item_that_exceeds_the_memory_ends_the_run(gallery):
         scorer.connectivity()
 
 
+def test_networks_may_embed_the_whole_graph(gallery):
+    def in_graph(graph):
+        return graph.features_of(graph.indices).mean(dim=1)
+
+    scorer = GraphScorer(PairNetworks(embedding_in_graph=in_graph), gallery, torch.device("cpu"))
+    assert scorer.embedding() == pytest.approx(gallery.features[gallery.graph.indices].mean(axis=1), abs=1e-6)
+
+
 def score_on(rank, gallery, folder):
     torch.set_num_threads(1)
     scoring.TOKENS_PER_BATCH["cpu"], scoring.BATCHES_PER_CHUNK = 2 * K, 2

@@ -30,6 +30,8 @@ SMALL = {  # layers for D = 32 and K = 16
     "star_fc": {"width": 24},
     "gcn_v": {"width": 24},
     "lgcn": {"width": 24},
+    "gcn_ve": {"width": 24},
+    "ada_nets": {"width": 24},
     "pairwise": {"width": 24},
     "clusformer": {"num_encoder_layers": 1, "num_decoder_layers": 1, "nhead": 4, "dim_feedforward": 96},
     "fceser": {"num_layers": 1, "nhead": 4, "dim_feedforward": 24},
@@ -227,6 +229,7 @@ def test_connectivity_of_star_fc_is_that_of_its_classifier(circle):
         ("gcn_v", ["model.optimizer.lr=0.5"]),
         ("gcn_ve", ["model.optimizer.lr=0.2", "model.width=128", "data.rotate=true"]),
         ("lgcn", ["model.optimizer.lr=0.1", "model.width=64", "data.rotate=true"]),
+        ("ada_nets", ["model.optimizer.lr=0.01", "model.width=64", "pairs.pairs_per_face=4"]),
         ("pairwise", ["model.optimizer.lr=0.01"]),
         (
             "clusformer",

@@ -3,16 +3,26 @@ import pytest
 import torch
 
 from lcde.data.datasets import Parts
+from lcde.data.gallery import KNNGraph
 from lcde.errors import InputError
+from lcde.peers.gcn_v import GCNVModel
 from lcde.training.datamodule import EdgePairDataModule
 from lcde.training.pairs import UniformPairs
 
 
 class Stage:
-    """The two attributes of a trainer that the data module reads."""
+    """The attributes of a trainer that the data module reads."""
 
     current_epoch = 0
     training = True
+    lightning_module = GCNVModel(16, 8, 4)
+
+
+class Backwards(GCNVModel):
+    """Reads neighbours from the farthest to the nearest."""
+
+    def graph_of(self, gallery):
+        return KNNGraph(gallery.graph.indices[:, ::-1].copy(), gallery.graph.similarities[:, ::-1].copy())
 
 
 @pytest.fixture
@@ -92,3 +102,14 @@ def test_rotation_changes_training_features_alone_and_no_similarity(datamodule):
 def test_an_empty_batch_is_refused_before_data_are_read():
     with pytest.raises(InputError, match=r"data\.batch_size=0"):
         EdgePairDataModule(None, UniformPairs(1.0), batch_size=0, seed=0, rotate=False)
+
+
+def test_neighbours_come_in_the_order_that_the_model_reads(datamodule):
+    batch = next(iter(datamodule.train_dataloader()))
+    plain = datamodule.on_after_batch_transfer(batch, 0)
+    datamodule._on_device.clear()
+    datamodule.trainer.lightning_module = Backwards(16, 8, 4)
+    turned = datamodule.on_after_batch_transfer(batch, 0)
+    for name in ("features", "same_as_end"):
+        assert torch.equal(getattr(turned, name).flip(-2 if name == "features" else -1), getattr(plain, name))
+    assert torch.equal(turned.graph.indices.flip(1), plain.graph.indices)
