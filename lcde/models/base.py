@@ -190,9 +190,9 @@ class PairModel(Model):
         """The networks for inference with features of type ``dtype``; the model itself must stay as it is."""
 
     def graph_of(self, gallery: Gallery) -> KNNGraph:
-        """The kNN graph of ``gallery`` as the model reads it, here and in training; another one gives embeddings only.
+        """The kNN graph of ``gallery`` as the networks read it, in training, too.
 
-        Connectivity belongs to the columns of the gallery's own graph.
+        A model that gives connectivity keeps the columns of the gallery's own graph, which rules read beside it.
         """
         return gallery.graph
 

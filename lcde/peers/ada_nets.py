@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lcde.clustering.shared_neighbours import products_at
 from lcde.data.gallery import Gallery, KNNGraph, fill_in_threads, row_blocks
 from lcde.data.knn import build_knn, order_neighbours
+from lcde.errors import InputError
 from lcde.methods.classical import CANDIDATES, ComponentsRule
 from lcde.methods.method import Scores
 from lcde.models.base import DeviceGraph, MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
@@ -81,8 +82,8 @@ def reciprocal(indices: np.ndarray) -> csr_matrix:
 
 
 def _expanded(wide: csr_matrix, near: csr_matrix) -> csr_matrix:
-    """The sets (N, N) of `structure_graph`; entries count how often a face was added."""
-    size, blocks = np.diff(near.indptr), dict[int, csr_matrix]()
+    """The sets (N, N) of `structure_graph`, 1 for their faces."""
+    size, blocks = np.diff(near.indptr), {}
 
     def expand(rows: slice) -> None:
         own = wide[rows]
@@ -144,6 +145,11 @@ class AdaNETSModel(PairModel):
         Learning rate of the graph convolutions; that of the filter is the optimiser's.
     optimizer, scheduler : callable, optional
         As of `PairModel`.
+
+    Raises
+    ------
+    InputError
+        Where ``width`` is odd.
     """
 
     layer_hparams = ("width",)
@@ -159,6 +165,8 @@ class AdaNETSModel(PairModel):
         scheduler: MakeScheduler | None = None,
     ) -> None:
         super().__init__(feature_dim, k, optimizer, scheduler)
+        if width % 2:
+            raise InputError(f"model=ada_nets needs an even model.width; it is {width}.")
         self.gcn_lr = gcn_lr
         self.filter = AdaptiveFilter(feature_dim, width, dropout)
         self.first = nn.Sequential(nn.Linear(feature_dim, width), nn.ReLU())

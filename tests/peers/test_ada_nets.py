@@ -10,6 +10,7 @@ from lcde.configuration import build, compose_config
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn
+from lcde.errors import InputError
 from lcde.methods.method import Scores
 from lcde.peers import ada_nets
 from lcde.peers.ada_nets import AdaNETSRule, best_count, filtered, hinge_loss, structure_graph
@@ -144,3 +145,8 @@ def test_filter_and_convolutions_learn_at_their_own_rates(model):
     assert [group["lr"] for group in groups] == [0.01, 0.1]
     held = [parameter for group in groups for parameter in group["params"]]
     assert set(map(id, held)) == set(map(id, model.parameters())) and len(held) == len(list(model.parameters()))
+
+
+def test_an_odd_width_is_refused():
+    with pytest.raises(InputError, match=r"model=ada_nets needs an even model\.width; it is 5"):
+        build(compose_config("train", ["model=ada_nets", "model.width=5"]).model)
