@@ -143,7 +143,7 @@ class EdgePairDataModule(LightningDataModule):
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a sequence does
 
     def _graph(self, gallery: Gallery, device: torch.device) -> DeviceGraph:
-        """Features, neighbours and identities of ``gallery`` on ``device``."""
+        """Features, neighbours as the model reads them, and identities of ``gallery`` on ``device``."""
         if id(gallery) not in self._on_device:
             assert self.trainer is not None
             model = self.trainer.lightning_module
