@@ -8,6 +8,7 @@ loader alone up to the tokens of both networks.
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.measure import Case, Options, Run, peak_memory_mb
 from lcde.configuration import build, compose_config
 from lcde.data.gallery import Gallery
-from lcde.models.base import Neighbourhoods
+from lcde.models.base import Neighbourhoods, PairModel
 from lcde.models.tokens import tokens
 from lcde.training.datamodule import EdgePairDataModule
 
@@ -132,7 +133,7 @@ class Clock(Callback):
 
 def _loading(kind: type[EdgePairDataModule], overrides: list[str], steps: int) -> Callable[[], Run]:
     data = read_data(kind, overrides)
-    data.trainer = Stage()
+    data.trainer = Stage(build(compose_config("train", overrides).model))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def job() -> Run:
@@ -149,10 +150,13 @@ def _loading(kind: type[EdgePairDataModule], overrides: list[str], steps: int) -
     return job
 
 
+@dataclass
 class Stage:
     """What the data module reads of a trainer."""
 
-    current_epoch, training = 0, True
+    lightning_module: PairModel
+    current_epoch: int = 0
+    training: bool = True
 
 
 def read_data(kind: type[EdgePairDataModule], overrides: list[str]) -> EdgePairDataModule:
