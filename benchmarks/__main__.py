@@ -1,8 +1,9 @@
 """``python -m benchmarks [names]``: measure, print one table, write the results and a figure.
 
-Two benchmarks compare scores instead of times: ``python -m benchmarks ablation``, rules with and without each of their
-parts, and ``python -m benchmarks galleries``, methods without labels on real galleries. ``python -m benchmarks gpu``
-measures what a GPU gives, all in one process. ``python -m benchmarks rehearsal`` writes a data set of MS1M's size.
+Three benchmarks compare scores instead of times: ``python -m benchmarks ablation``, rules with and without each of
+their parts, ``python -m benchmarks galleries``, methods without labels on real galleries, and ``python -m benchmarks
+perturbed``, approximate and flawed kNN graphs. ``python -m benchmarks gpu`` measures what a GPU gives, all in one
+process. ``python -m benchmarks rehearsal`` writes a data set of MS1M's size.
 """
 
 import argparse
@@ -17,21 +18,22 @@ from benchmarks import ROOT
 from benchmarks.measure import Case, Options, machine, measure_all, print_table, write_results
 
 BENCHMARKS = ("stages", "metrics", "knn", "networks", "pipeline", "training", "sweep", "busy")
+ALONE = ("ablation", "galleries", "gpu", "perturbed", "rehearsal")  # each has a command line of its own
 SMALLEST = 10_000  # the smallest size, a sixteenth of it, must still suffice to train FAISS's codes
 
 
 def main() -> None:
     """Run the benchmarks that the command line names."""
-    if sys.argv[1:2] in (["ablation"], ["galleries"], ["gpu"], ["rehearsal"]):
+    if sys.argv[1:] and sys.argv[1] in ALONE:
         importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = ", ".join(BENCHMARKS)
+    names, alone = ", ".join(BENCHMARKS), ", ".join(ALONE)
     parser.add_argument(
         "names",
         nargs="*",
         metavar="name",
-        help=f"of {names}; all by default; or ablation, galleries, gpu or rehearsal alone",
+        help=f"of {names}; all by default; or one of {alone}, with options of its own",
     )
     parser.add_argument("--largest", type=int, default=200_000, help="faces of the largest input (%(default)s)")
     parser.add_argument("--k", type=int, default=80, help="neighbours of a face, itself counted (%(default)s)")
@@ -45,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
-        parser.error(f"no benchmark is called {unknown[0]!r}; there are {names}, ablation, galleries, gpu, rehearsal")
+        parser.error(f"no benchmark is called {unknown[0]!r}; there are {names}, {alone}")
     if arguments.largest < SMALLEST or not 4 <= arguments.k <= arguments.largest // 40:
         parser.error(f"--largest must be {SMALLEST} or more, and --k lie between 4 and a fortieth of it")
 

@@ -13,7 +13,7 @@ import torch
 
 import benchmarks.knn
 import benchmarks.networks
-from benchmarks import ROOT, ablation, busy, galleries, gpu, pipeline, rehearsal, sweep, training
+from benchmarks import ROOT, ablation, busy, galleries, gpu, perturbed, pipeline, rehearsal, sweep, training
 from benchmarks.__main__ import BENCHMARKS, cases_of
 from benchmarks.graphs import identity_features, identity_graph, labelings
 from benchmarks.measure import Case, Options, Run, summarise
@@ -305,6 +305,42 @@ def test_methods_without_labels_are_compared_on_all_galleries(tmp_path, capsys):
     assert "mean quality by regime" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="has 'nowhere' in its name"):
         galleries.main([f"--galleries={tmp_path}/regimes.py", f"--results={tmp_path}", "--only=nowhere"])
+
+
+@pytest.mark.slow
+def test_flawed_graphs_are_compared_with_exact_ones(tmp_path, capsys, monkeypatch):
+    (tmp_path / "regimes.py").write_text(REGIMES)
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(80), 8)
+    features = rng.standard_normal((80, 32))[labels] + 0.5 * rng.standard_normal((640, 32))
+    for kind in ("features", "labels"):
+        (tmp_path / "made" / kind).mkdir(parents=True)
+    features.astype(np.float32).tofile(tmp_path / "made" / "features" / "part1_test.bin")
+    np.savetxt(tmp_path / "made" / "labels" / "part1_test.meta", labels, fmt="%d")
+    given = [next(perturbed.labelled_parts(tmp_path, ["made"]))]  # without the synthetic part, which is larger
+    monkeypatch.setattr(perturbed, "labelled_parts", lambda *_: given)
+    perturbed.main([f"--galleries={tmp_path}/regimes.py", f"--results={tmp_path}", "--seeds=1"])
+    [file] = tmp_path.glob("perturbed-*.json")
+    changes = json.loads(file.read_text())["changes"]
+    assert len(changes) == 4 * 4 - 3  # too few faces for an approximate graph
+    for change in changes:
+        assert change["one_person"] == (change["gallery"] == "b/one")
+        assert -100 <= change["pairwise_f"] <= 100 and change["adjusted_rand"] <= 1
+    made = {change["change"]: change for change in changes if change["gallery"] == "made part1_test"}
+    recalls = [change["recall"] for change in made.values()]
+    assert recalls == [1, pytest.approx(0.95, abs=0.05), pytest.approx(0.9), pytest.approx(0.9)]
+    assert all(change["adjusted_rand"] > 0.9 for change in made.values())
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("adjusted Rand", *perturbed.CHANGES))
+
+
+def test_a_gallery_in_another_order_is_the_same_gallery(make_gallery):
+    gallery = replace(make_gallery(0), labels_true=np.arange(40))
+    moved = perturbed.reordered(gallery, np.random.default_rng(0))
+    order = moved.labels_true
+    assert np.array_equal(moved.features, gallery.features[order])
+    assert np.array_equal(order[moved.graph.indices], gallery.graph.indices[order])
+    assert np.array_equal(moved.graph.similarities, gallery.graph.similarities[order])
 
 
 def test_thresholds_are_those_of_other_embedders():
