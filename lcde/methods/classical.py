@@ -1,7 +1,6 @@
 """Rules of one threshold: edges of the kNN graph above it, and the clusters that these make."""
 
 import importlib.util
-from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -24,7 +23,7 @@ CANDIDATES = 24  # thresholds that `choose_threshold` tries
 class ThresholdRule(Rule):
     """Base class: a clustering of the kNN edges whose weight is at least a threshold; it is the similarity by default.
 
-    A subclass implements `_labels`; one with other weights, `weigh` and `candidates`.
+    A subclass with other clusters implements `_labels`; one with other weights, `weigh` and `candidates`.
 
     Attributes
     ----------
@@ -38,15 +37,15 @@ class ThresholdRule(Rule):
         seconds: dict[str, float] = {}
         with timed(seconds, "weights"):
             graph = self.weigh(gallery, scores)
-        clustering = self.cut(gallery, graph)
+        clustering = self.cut(gallery, graph, scores)
         return replace(clustering, seconds=seconds | clustering.seconds)
 
     def weigh(self, gallery: Gallery, scores: Scores | None) -> KNNGraph:
         """The kNN graph with the weights of its edges in place of their similarities: all but the threshold."""
         return gallery.graph
 
-    def cut(self, gallery: Gallery, graph: KNNGraph) -> Clustering:
-        """The clustering by `threshold`, of ``graph`` as `weigh` gave it."""
+    def cut(self, gallery: Gallery, graph: KNNGraph, scores: Scores | None = None) -> Clustering:
+        """The clustering by `threshold`, of ``graph`` as `weigh` gave it; few rules ask for ``scores`` of it again."""
         threshold, seconds = self.require_threshold(), dict[str, float]()
         with timed(seconds, "edges"):
             edges, weights = self._edges(graph, threshold)
@@ -70,17 +69,14 @@ class ThresholdRule(Rule):
         """Edges (M, 2) int64, from the face in whose row they are, and their weights (M,)."""
         return edges_above(graph, threshold)
 
-    @abstractmethod
     def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Labels (N,) int64 from 0, of ``edges`` (M, 2) with ``weights`` (M,)."""
+        """Labels (N,) int64 from 0, of ``edges`` (M, 2) with ``weights`` (M,); by default the connected components."""
+        return connected_labels(edges, len(gallery))
 
 
 @dataclass
 class ComponentsRule(ThresholdRule):
     """Connected components of the thresholded kNN graph: single linkage."""
-
-    def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return connected_labels(edges, len(gallery))
 
 
 @dataclass
@@ -145,7 +141,7 @@ def choose_threshold(rule: ThresholdRule, gallery: Gallery, scores: Scores | Non
     labels_true, graph = gallery.labels_true, rule.weigh(gallery, scores)
 
     def quality(threshold: float) -> float:
-        table = Contingency.of(labels_true, replace(rule, threshold=threshold).cut(gallery, graph).labels)
+        table = Contingency.of(labels_true, replace(rule, threshold=threshold).cut(gallery, graph, scores).labels)
         return pairwise(table).f_score + bcubed(table).f_score
 
     return max(rule.candidates(graph).tolist(), key=quality)

@@ -10,7 +10,7 @@ from typing import Annotated, Protocol
 
 import numpy as np
 
-from lcde.data.gallery import Gallery
+from lcde.data.gallery import Gallery, KNNGraph
 from lcde.distributed import broadcast, rank
 from lcde.errors import InputError
 from lcde.settings import Within, check_settings
@@ -39,6 +39,22 @@ class Scores:
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """Probability that the two ends of each of ``edges`` (M, 2) int64 are of one identity: (M,) float32."""
         raise InputError("the model gives no edge probabilities; choose another clustering=….")
+
+    def linkage(self, features: np.ndarray, graph: KNNGraph) -> np.ndarray:
+        """Probability that neighbours are of one identity, in a graph of nodes that the rule made.
+
+        Parameters
+        ----------
+        features : (M, E) float32
+            As the model takes them.
+        graph : KNNGraph
+            Of the M nodes.
+
+        Returns
+        -------
+        (M, K) float32
+        """
+        raise InputError("the model gives no linkage of nodes; choose another clustering=….")
 
     def merge_probability(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probability that clusters are of one identity.

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from pytorch_lightning import LightningModule
 
-from lcde.data.gallery import Gallery
+from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
 from lcde.files import read_array, require_writable, write_atomically
 from lcde.methods.method import Scores
@@ -82,6 +82,10 @@ class CachedScores(Scores):
     def embedding(self) -> np.ndarray:
         """As `GraphScorer.embedding`, which takes little time and is not kept."""
         return self.scorer().embedding()
+
+    def linkage(self, features: np.ndarray, graph: KNNGraph) -> np.ndarray:
+        """As `GraphScorer.linkage`, which is not kept."""
+        return self.scorer().linkage(features, graph)
 
     def edge_probability(self, edges: np.ndarray) -> np.ndarray:
         """As `GraphScorer.edge_probability`; only edges that were never asked about go to the network."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lcde.data.gallery import Gallery, row_blocks
+from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.distributed import broadcast, gather, rank, world_size
 from lcde.methods.method import Scores
 from lcde.models.tokens import num_distinct
@@ -67,6 +67,8 @@ class PairNetworks(NamedTuple):
         probability (B, K) float32.
     embedding_in_graph : callable, optional
         In place of ``embedding`` for such networks: graph -> values (N, E) of all faces.
+    linkage : callable, optional
+        Features (M, E), neighbours (M, K) and similarities (M, K) of nodes that a rule made -> probability (M, K).
     """
 
     connectivity: Callable[[Tensor], Tensor] | None = None
@@ -74,6 +76,7 @@ class PairNetworks(NamedTuple):
     embedding: Callable[[Tensor], Tensor] | None = None
     connectivity_in_graph: Callable[[DeviceGraph, Tensor], Tensor] | None = None
     embedding_in_graph: Callable[[DeviceGraph], Tensor] | None = None
+    linkage: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 class GraphScorer(Scores):
@@ -127,6 +130,14 @@ class GraphScorer(Scores):
         if self.networks.embedding is None and self.networks.embedding_in_graph is None:
             return super().embedding()
         return self.features.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def linkage(self, features: np.ndarray, graph: KNNGraph) -> np.ndarray:
+        """As `Scores.linkage`, computed by this process alone."""
+        if self.networks.linkage is None:
+            return super().linkage(features, graph)
+        arrays = features, graph.indices, graph.similarities
+        return self.networks.linkage(*(torch.from_numpy(array).to(self.device) for array in arrays)).cpu().numpy()
 
     def connectivity(self, first_row: int = 0) -> np.ndarray:
         """Connectivity (N - first_row, K) float32 of the faces from ``first_row`` on, not symmetrised."""

@@ -27,30 +27,30 @@ class Faces:
         return Parts(self.gallery, None, [])
 
 
-@pytest.fixture(scope="session")
-def blobs():
-    """Faces of 60 people to train on, and of 60 others, D = 32 and K = 16.
+def make_blobs(people):
+    """Faces of some ``people`` to train on, and of 60 others, D = 32 and K = 16.
 
     They vary along four directions more than along others, which networks learn to ignore.
     """
     rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(120), rng.integers(5, 25, 120))
+    labels = np.repeat(np.arange(people + 60), rng.integers(5, 25, people + 60))
     directions = np.linalg.qr(rng.standard_normal((32, 32)))[0][:4]
-    people = normalise(rng.standard_normal((120, 32)).astype(np.float32), "people")
-    X = people[labels] + 0.25 * rng.standard_normal((len(labels), 4)) @ directions
+    means = normalise(rng.standard_normal((people + 60, 32)).astype(np.float32), "people")
+    X = means[labels] + 0.25 * rng.standard_normal((len(labels), 4)) @ directions
     features = normalise((X + 0.12 * rng.standard_normal(X.shape)).astype(np.float32), "faces")
     return [
         Gallery("faces", features[rows], build_knn(features[rows], 16), np.unique(labels[rows], return_inverse=True)[1])
-        for rows in (labels < 60, labels >= 60)
+        for rows in (labels < people, labels >= people)
     ]
 
 
 @pytest.fixture(scope="session")
-def train_on_blobs(blobs, tmp_path_factory):
+def train_on_blobs(tmp_path_factory):
     """Train a peer with some settings, once; returns the training, and the faces that it saw and did not see."""
 
     @functools.cache
-    def train(peer, *settings):
+    def train(peer, *settings, people=60):
+        blobs = make_blobs(people)
         run = "~logger", "callbacks=training", "trainer=cpu", f"run_dir={tmp_path_factory.mktemp(peer)}"
         config = compose_config("train", [f"model={peer}", *run, "dataset.k=16", "dataset.feature_dim=32", *settings])
         torch.manual_seed(0)
