@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +55,10 @@ class Scores:
         (M, K) float32
         """
         raise InputError("the model gives no linkage of nodes; choose another clustering=….")
+
+    def identity_overlap(self, clusters: Sequence[np.ndarray]) -> np.ndarray:
+        """IoU (P,) float32, estimated, of ``clusters``, faces in ascending order, with the identity of most faces."""
+        raise InputError("the model judges no clusters; choose another clustering=….")
 
     def merge_probability(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probability that clusters are of one identity.

@@ -123,6 +123,13 @@ class Model(LightningModule, ABC):
             Folder where scores are kept by content.
         """
 
+    def require_fit(self, gallery: Gallery) -> None:
+        """Raise `InputError` where D or K of ``gallery`` are others than those that the model is made for."""
+        dim, k, faces = gallery.features.shape[1], gallery.graph.k, f"{gallery.name}, of {len(gallery)} faces"
+        if (dim, k) != (self.feature_dim, self.k):
+            trained = f"the model was trained with feature_dim={self.feature_dim} and k={self.k}"
+            raise InputError(f"{trained}, but {faces}, has feature_dim={dim} and a kNN graph of k={k}.")
+
     def layer_settings(self) -> dict[str, Any]:
         """Hyper parameters that a model must share with this one to start from its weights."""
         return {name: self.hparams[name] for name in self.layer_hparams}
@@ -198,10 +205,7 @@ class PairModel(Model):
 
     def bind(self, gallery: Gallery, precision: str, show_progress: bool, score_cache: Path | None) -> Scores:
         """As `Model.bind`; raises `InputError` where D or K of ``gallery`` are others."""
-        dim, k, faces = gallery.features.shape[1], gallery.graph.k, f"{gallery.name}, of {len(gallery)} faces"
-        if (dim, k) != (self.feature_dim, self.k):
-            trained = f"the model was trained with feature_dim={self.feature_dim} and k={self.k}"
-            raise InputError(f"{trained}, but {faces}, has feature_dim={dim} and a kNN graph of k={k}.")
+        self.require_fit(gallery)
         dtype = fastest_dtype(self.device) if precision == "auto" else torch.float32
         self.eval()
 

@@ -64,13 +64,16 @@ def test_two_processes_take_the_steps_of_one(one, small, succeed, tmp_path):
     assert (tmp_path / "metrics.json").is_file()
 
 
-@pytest.mark.parametrize(("peer", "loss"), [("chen", "connectivity_loss"), ("star_fc", "edge_loss")])
-def test_two_processes_train_a_peer_as_one(peer, loss, tiny_data, lcde, succeed, tmp_path):
-    still = ["model.dropout=0"] if peer == "chen" else ["pairs.pairs_per_face=1"]
+@pytest.mark.parametrize(
+    ("peer", "loss", "size"),
+    [("chen", "connectivity_loss", 32), ("star_fc", "edge_loss", 32), ("ltc", "overlap_loss", 4)],
+)
+def test_two_processes_train_a_peer_as_one(peer, loss, size, tiny_data, lcde, succeed, tmp_path):
+    still = ["model.dropout=0"] if peer in ("chen", "ltc") else ["pairs.pairs_per_face=1"]
     precise = [*still, "trainer.precision=32-true", "trainer.log_every_n_steps=1", "~baselines", "report=false"]
     arguments = [*tiny_data, f"model={peer}", *precise, "trainer.max_epochs=1"]
-    lcde("train", *arguments, "trainer=cpu", f"hydra.run.dir={tmp_path / 'one'}")
-    succeed("train", *arguments, "trainer=ddp_cpu", "data.batch_size=32", f"hydra.run.dir={tmp_path / 'two'}")
+    lcde("train", *arguments, "trainer=cpu", f"data.batch_size={2 * size}", f"hydra.run.dir={tmp_path / 'one'}")
+    succeed("train", *arguments, "trainer=ddp_cpu", f"data.batch_size={size}", f"hydra.run.dir={tmp_path / 'two'}")
     first, second = (steps(tmp_path / name, [f"train/{loss}_step"]) for name in ("one", "two"))
     assert len(first) == len(second) > 5
     assert np.abs(first - second).max() < 1e-4
