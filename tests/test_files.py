@@ -1,6 +1,7 @@
 """Outputs are written whole or not at all, whatever the disk says."""
 
 import os
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -26,14 +27,16 @@ from lcde.training.checkpoint_io import AtomicCheckpointIO
 LIMIT = 100  # bytes
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """A system that lets no file grow beyond `LIMIT` bytes, which fails as a full disk does."""
+    """Let no file grow beyond `LIMIT` bytes, which fails as a full disk does; pytest's own output is such a file."""
     resource = pytest.importorskip("resource", reason="Windows has no limits of processes")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def model():
@@ -66,15 +69,14 @@ WRITERS = {  # what writes a file, and its name
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_is_told_and_leaves_what_was_there(write, name, make_gallery, tmp_path, request):
+def test_a_full_disk_is_told_and_leaves_what_was_there(write, name, make_gallery, tmp_path):
     gallery = make_gallery(0)
     old = tmp_path / name
     if name != "a.pth":  # an export overwrites nothing
         old.parent.mkdir(parents=True, exist_ok=True)
         old.write_bytes(b"old")
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    request.getfixturevalue("full_disk")
-    with pytest.raises(InputError, match=rf"{name} cannot be written: .*; check the disk's free space"):
+    with full_disk(), pytest.raises(InputError, match=rf"{name} cannot be written: .*; check the disk's free space"):
         write(tmp_path, gallery)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not before or old.read_bytes() == b"old"

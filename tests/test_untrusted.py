@@ -2,18 +2,20 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lcde.commands.scoring import evaluate_parts
 from lcde.configuration import build_rule, choose_rule, compose_config
-from lcde.data.datasets import IJBB, MS1M, Custom
+from lcde.data.datasets import IJBB, MS1M, Custom, Parts
 from lcde.data.formats import read_knn, read_labels, read_matrix
-from lcde.data.gallery import Gallery
 from lcde.errors import InputError
 from lcde.methods.lcde import LCDERule
+from lcde.methods.method import Method
 from lcde.methods.saved import SavedClustering
 from lcde.methods.unsupervised import UnsupervisedRule
 from lcde.models.lcde import LCDEModel
@@ -167,11 +169,11 @@ NAMES = ["", ".", "..", "../x", "/x", "a/b", "a\\b", "..\\x", "a\0b", None, 1.5]
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
 def test_names_of_parts_stay_in_the_folder(name, make_gallery, tmp_path):
-    gallery = make_gallery(0)
+    gallery, method = make_gallery(0), Method("unsupervised", UnsupervisedRule())
     for make in (
         lambda: MS1M(str(tmp_path), 8, 16, None, [name]),
         lambda: IJBB(str(tmp_path), 8, 16, None, ["512", name]),
-        lambda: Gallery(name, gallery.features, gallery.graph),
+        lambda: evaluate_parts(Parts(None, None, [replace(gallery, name=name)]), method, tmp_path, False),
         *([lambda: MS1M(str(tmp_path), 8, 16, name, [1])] if name else []),
     ):
         with pytest.raises(InputError, match=r"cannot name a part|train_part=1\.5 must be text"):

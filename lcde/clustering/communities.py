@@ -113,18 +113,17 @@ def louvain(edges: np.ndarray, weights: np.ndarray, num_faces: int, num_trials: 
 
 
 def _louvain(adjacency: csr_matrix, num_trials: int, seed: int) -> np.ndarray:
-    """`louvain` of an upper triangle (N, N)."""
+    """`louvain` of an upper triangle (N, N), whose weights become float64."""
     import networkit as nk  # takes seconds
 
     threads = nk.getMaxNumberOfThreads()
     nk.setNumberOfThreads(1)  # several threads give other communities in every run
+    adjacency.data = adjacency.data.astype(np.float64)
     try:
         if hasattr(nk, "GraphFromCsr"):  # NetworKit 11.3: the same graph in less than half the time
-            graph = nk.GraphFromCsr(adjacency.astype(np.float64), weighted=True, directed=False)
+            graph = nk.GraphFromCsr(adjacency, weighted=True, directed=False)
         else:
-            entries = adjacency.astype(np.float64).tocoo()
-            graph = nk.GraphFromCoo(entries, n=adjacency.shape[0], weighted=True, directed=False)
-            del entries
+            graph = nk.GraphFromCoo(adjacency.tocoo(), n=adjacency.shape[0], weighted=True, directed=False)
 
         def modules(run: int) -> np.ndarray:
             nk.setSeed(seed + run, False)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lcde.data.datasets import Parts
-from lcde.data.gallery import Gallery
+from lcde.data.gallery import Gallery, require_part_name
 from lcde.evaluation.output import write_results
 from lcde.evaluation.results import Result, evaluate
 from lcde.methods.classical import ThresholdRule, with_best_threshold
@@ -40,6 +40,7 @@ def evaluate_parts(
     shown: dict[str, PartReport] = {}
 
     def take(gallery: Gallery) -> None:
+        require_part_name(gallery.name)  # files are named after it
         result = evaluate(gallery, method, show_progress=True)
         if result is not None:
             if keep is not None and not gallery.held_out:

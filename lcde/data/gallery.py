@@ -59,7 +59,7 @@ class Gallery:
     Attributes
     ----------
     name : str
-        Name of the part, such as "part1_test": results are kept in files of this name.
+        Name of the part, such as "part1_test".
     features : (N, D) float32
         Embeddings of unit L2 norm.
     graph : KNNGraph
@@ -86,9 +86,6 @@ class Gallery:
     held_out: bool = False
     knn_seconds: float = 0.0
     union: "Gallery | None" = None
-
-    def __post_init__(self) -> None:
-        require_part_name(self.name)
 
     def __len__(self) -> int:
         return len(self.features)
