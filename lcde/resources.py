@@ -12,7 +12,7 @@ PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 FILE_CACHE = "file", "total_cache"  # of memory.stat in cgroup v2 and v1: counted as used, given back when needed
 THREADS = "OMP_NUM_THREADS"
 THREADS_GIVEN = THREADS in os.environ
-PEAK = 3.2  # of features and graph: what clustering=lcde with its second pass, which needs most, takes in all
+PEAK = 2.5  # of features and graph: what clustering=lcde with its second pass, which needs most, takes in all
 
 
 def limit_threads(processes: int = 1) -> None:

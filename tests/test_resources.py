@@ -167,7 +167,7 @@ def test_too_little_memory_is_an_error_and_little_a_warning(monkeypatch, recwarn
     monkeypatch.setattr(lcde.resources, "available_memory", lambda: 4 * 10**9)
     require_memory("part1_test", (584_013, 256), 80)
     assert not recwarn
-    with pytest.warns(UserWarning, match=r"part3_test, 1,740,301 .* may need up to 9\.27 GB .* may take 4 GB\."):
+    with pytest.warns(UserWarning, match=r"part3_test, 1,740,301 .* may need up to 7\.24 GB .* may take 4 GB\."):
         require_memory("part3_test", (1_740_301, 256), 80)
     message = r"^part9_test, 5,206,761 faces of D=256 with K=80, needs 8\.66 GB for features .* 4 GB; .*dataset\.k\.$"
     with pytest.raises(InputError, match=message):
