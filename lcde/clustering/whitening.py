@@ -33,7 +33,7 @@ class Whitened:
 
     @classmethod
     def by(cls, gallery: Gallery, labels: np.ndarray, centring: bool = True, whitening: bool = True) -> "Whitened":
-        """``gallery`` by its clusters ``labels``; the parameters are those of `transformation`."""
+        """``gallery`` by its clusters ``labels``; the parameters are those of `transformed`."""
         features = transformed(gallery, labels, centring, whitening)
         graph = KNNGraph(gallery.graph.indices, features.similarities(gallery.graph.indices))
         return cls(features, graph, Impostors.of(features, labels, graph.similarities))

@@ -80,6 +80,15 @@ class ComponentsRule(ThresholdRule):
 
 
 @dataclass
+class ProbabilityRule(ThresholdRule):
+    """Base class of rules whose edges are weighted by probabilities."""
+
+    def candidates(self, graph: KNNGraph) -> np.ndarray:
+        """Thresholds over the whole range."""
+        return np.linspace(0.02, 0.98, CANDIDATES)
+
+
+@dataclass
 class MapEquationRule(ThresholdRule):
     """Communities of the thresholded kNN graph by the map equation, weighted by similarity.
 

@@ -22,8 +22,8 @@ class UnsupervisedRule(Rule, SecondPass):
     def __call__(self, gallery: Gallery, scores: Scores | None = None) -> Clustering:
         """Cluster ``gallery``.
 
-        In the details, connectivity is 1 where the whitened similarity reaches its threshold and 0 elsewhere,
-        symmetrised; density is its sum over whitened similarities, as in LCDE.
+        In the details, connectivity is 1 where an edge counts and 0 elsewhere, symmetrised; density is the sum of it
+        times the whitened similarity, as in LCDE.
         """
         seconds: dict[str, float] = {}
         with timed(seconds, "components"):

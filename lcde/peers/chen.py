@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lcde.clustering.edges import one_link
 from lcde.clustering.shared_neighbours import sums_over_shared
@@ -13,8 +12,8 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
 from lcde.methods.classical import CANDIDATES, ComponentsRule
 from lcde.methods.method import Scores
-from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
-from lcde.models.precision import as_dtype
+from lcde.models.base import MakeOptimizer, MakeScheduler
+from lcde.models.neighbours import NeighbourModel, NeighbourNet
 
 NEAREST = 20  # neighbours that density counts
 DIFFUSION, TRANSITION = 0.5, 0.05  # temperatures of the distance in both kinds of probability
@@ -79,7 +78,7 @@ def transition_distance(distance: np.ndarray, indices: np.ndarray) -> np.ndarray
     return 1 - sums_over_shared(step, step, indices)
 
 
-class ChenModel(PairModel):
+class ChenModel(NeighbourModel):
     """One transformer layer over the neighbourhood of a face, and a classifier of each neighbour.
 
     Parameters
@@ -117,18 +116,8 @@ class ChenModel(PairModel):
             raise InputError(f"{reason}; it is {feature_dim}.")
         self.network = NeighbourClassifier(feature_dim, k, nhead, dim_feedforward, dropout)
 
-    def networks(self, dtype: torch.dtype) -> PairNetworks:
-        """Connectivity alone."""
-        return PairNetworks(as_dtype(self.network, dtype).connectivity)
 
-    def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
-        """Binary cross-entropy over all neighbours of both ends."""
-        logits = self.network(batch.features.flatten(0, 1))
-        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.same_as_centre.float())
-        return {"connectivity_loss": loss}
-
-
-class NeighbourClassifier(nn.Module):
+class NeighbourClassifier(NeighbourNet):
     """The network of `ChenModel`: sinusoidal positions in queries and keys, one layer with norms after its branches."""
 
     position: Tensor
@@ -153,10 +142,6 @@ class NeighbourClassifier(nn.Module):
         x = self.norms[1](x + self.dropout(self.feed_forward(x)))
         hidden, output = self.classifier[:-1](torch.cat([x[:, :1].expand_as(x), x], dim=-1)), self.classifier[-1]
         return output(hidden.to(output.weight.dtype))[..., 0]
-
-    def connectivity(self, neighbours: Tensor) -> Tensor:
-        """Probabilities (B, K) float32."""
-        return torch.sigmoid(self(neighbours).float())
 
 
 def sinusoids(positions: int, width: int) -> Tensor:

@@ -6,15 +6,14 @@ from typing import Annotated
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lcde.clustering.edges import peak_links
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
 from lcde.methods.classical import ComponentsRule
 from lcde.methods.method import Scores
-from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
-from lcde.models.precision import as_dtype
+from lcde.models.base import MakeOptimizer, MakeScheduler
+from lcde.models.neighbours import NeighbourModel, NeighbourNet
 from lcde.models.tokens import tokens
 from lcde.settings import Within
 
@@ -50,7 +49,7 @@ class ClusformerRule(ComponentsRule):
         return peak_links(graph, confidence)
 
 
-class ClusformerModel(PairModel):
+class ClusformerModel(NeighbourModel):
     """An encoder over the neighbours of a face, and a decoder that answers for each of them.
 
     Parameters
@@ -95,18 +94,8 @@ class ClusformerModel(PairModel):
         layers = num_encoder_layers, num_decoder_layers, dim_feedforward, dropout
         self.network = QueryTransformer(k, nn.Transformer(width, nhead, *layers, batch_first=True))
 
-    def networks(self, dtype: torch.dtype) -> PairNetworks:
-        """Connectivity alone."""
-        return PairNetworks(as_dtype(self.network, dtype).connectivity)
 
-    def losses(self, batch: Neighbourhoods, training: bool) -> dict[str, Tensor]:
-        """Binary cross-entropy over all neighbours of both ends."""
-        logits = self.network(batch.features.flatten(0, 1))
-        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.same_as_centre.float())
-        return {"connectivity_loss": loss}
-
-
-class QueryTransformer(nn.Module):
+class QueryTransformer(NeighbourNet):
     """The network of `ClusformerModel`: learned query r asks about the neighbour of rank r.
 
     Tokens carry no position. The similarity of a neighbour to itself, 1 at place r of its token, tells its rank.
@@ -124,7 +113,3 @@ class QueryTransformer(nn.Module):
         answers = self.transformer(x, self.queries.expand(len(x), -1, -1))
         output = self.classifier[0]
         return output(answers.to(output.weight.dtype))[..., 0]
-
-    def connectivity(self, neighbours: Tensor) -> Tensor:
-        """Probabilities (B, K) float32."""
-        return torch.sigmoid(self(neighbours).float())

@@ -17,7 +17,7 @@ from lcde.clustering.components import connected_labels
 from lcde.clustering.whitening import cluster_sums
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.data.knn import build_knn, edge_similarities
-from lcde.methods.classical import CANDIDATES, ThresholdRule
+from lcde.methods.classical import ProbabilityRule
 from lcde.methods.method import Clustering, Scores, timed
 from lcde.models.base import DeviceGraph, MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 from lcde.settings import Within
@@ -27,7 +27,7 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 @dataclass
-class HilanderRule(ThresholdRule):
+class HilanderRule(ProbabilityRule):
     """Each face joins the most probable of its denser neighbours; peaks, which join none, are clustered again.
 
     Density is the mean over the neighbours of similarity, counted for or against by the probability that they are of
@@ -53,10 +53,6 @@ class HilanderRule(ThresholdRule):
         assert scores is not None
         level = first_level(gallery.features, gallery.graph, self.neighbours)
         return KNNGraph(level.graph.indices, scores.linkage(level.features, level.graph))
-
-    def candidates(self, graph: KNNGraph) -> np.ndarray:
-        """Thresholds over the whole range."""
-        return np.linspace(0.02, 0.98, CANDIDATES)
 
     def cut(self, gallery: Gallery, graph: KNNGraph, scores: Scores | None = None) -> Clustering:
         """The clustering by `threshold`, of ``graph`` as `weigh` gave it; ``scores`` are asked about higher levels."""

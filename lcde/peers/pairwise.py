@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from lcde.clustering.edges import peak_links
 from lcde.data.gallery import Gallery, KNNGraph
-from lcde.methods.classical import CANDIDATES, ComponentsRule
+from lcde.methods.classical import ProbabilityRule
 from lcde.methods.method import Scores
 from lcde.models.aggregation import weighted_mean
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 
 
 @dataclass
-class PairwiseRule(ComponentsRule):
+class PairwiseRule(ProbabilityRule):
     """Each face joins its nearest denser neighbour if the classifier takes both for one identity.
 
     An approximation: the paper's weights of ranks, context, network and training are not public.
@@ -36,10 +36,6 @@ class PairwiseRule(ComponentsRule):
         weights = np.zeros_like(links.similarities)
         weights[joins, 1] = scores.edge_probability(links.indices[joins].astype(np.int64))
         return KNNGraph(links.indices, weights)
-
-    def candidates(self, graph: KNNGraph) -> np.ndarray:
-        """Thresholds over the whole range."""
-        return np.linspace(0.02, 0.98, CANDIDATES)
 
 
 def rank_weighted_density(similarities: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lcde.clustering.edges import edges_above
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
-from lcde.methods.classical import CANDIDATES, ComponentsRule
+from lcde.methods.classical import ProbabilityRule
 from lcde.methods.method import Scores
 from lcde.models.aggregation import Aggregation
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
@@ -19,7 +19,7 @@ from lcde.settings import Within
 
 
 @dataclass
-class StarFCRule(ComponentsRule):
+class StarFCRule(ProbabilityRule):
     """Connected components of the edges of enough probability whose ends are intimate.
 
     The intimacy of an edge is the number of paths of two such edges that also lead from one end to the other, relative
@@ -48,10 +48,6 @@ class StarFCRule(ComponentsRule):
         """Edges weighted by their probability."""
         assert scores is not None
         return KNNGraph(gallery.graph.indices, scores.connectivity())
-
-    def candidates(self, graph: KNNGraph) -> np.ndarray:
-        """Thresholds over the whole range."""
-        return np.linspace(0.02, 0.98, CANDIDATES)
 
     def _edges(self, graph: KNNGraph, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         edges, weights = edges_above(graph, threshold)
