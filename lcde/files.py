@@ -1,12 +1,13 @@
 """Files that are written whole or not at all, and clear messages about missing, damaged and foreign ones."""
 
 import os
+import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -101,3 +102,38 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         if member.read(1):
             raise ValueError(f"{name} is longer than its header says")
     return array
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and dtype of an ``.npy`` array, whose values begin behind them."""
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+    return read(file)
+
+
+def map_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """As `read_array`, but an array of numbers that ``path`` holds uncompressed stays there, read-only."""
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as file:
+        shape, fortran_order, dtype = read_header(file)
+        header = file.tell()
+        if (
+            member.compress_type != zipfile.ZIP_STORED
+            or fortran_order
+            or dtype.kind not in "iuf"
+            or not member.file_size
+        ):
+            return read_array(archive, name)
+        while file.read(2**22):  # at its end, an archive compares the checksum
+            pass
+    mapped = np.memmap(path, dtype, "r", _start(path, member) + header, shape)
+    if header + mapped.nbytes != member.file_size:
+        raise ValueError(f"{name} is longer than its header says")
+    return np.asarray(mapped)
+
+
+def _start(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where in the archive ``path`` the bytes of a ``member`` begin: behind a name and an extra field."""
+    with open(path, "rb") as file:
+        file.seek(member.header_offset + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return member.header_offset + 30 + name + extra

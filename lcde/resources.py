@@ -49,25 +49,27 @@ def cpu_quota() -> float | None:
     return min(quotas, default=None)
 
 
-def require_memory(source: str, shape: tuple[int, ...], k: int) -> None:
+def require_memory(source: str, shape: tuple[int, ...], k: int, mapped: bool = False) -> None:
     """Raise `InputError` where features of ``shape`` (N, D) and kNN graph (N, K) alone exceed the memory there is.
 
-    Where clustering may need more than there is, a warning says so.
+    Where clustering may need more than there is, a warning says so. Features that are ``mapped`` stay in their file.
     """
     (num_faces, feature_dim), available = shape, available_memory()
-    needed = num_faces * (4 * feature_dim + 8 * k)
-    if available is None or PEAK * needed <= available:
+    graph, features = num_faces * 8 * k, num_faces * 4 * feature_dim
+    needed, peak = graph + features * (not mapped), PEAK * (graph + features) - features * mapped
+    if available is None or peak <= available:
         return
     what = f"{source}, {num_faces:,} faces of D={feature_dim} with K={k},"
     there = f"but this process may take {available / 1e9:.3g} GB"
     if needed > available:
         remedy = "use a machine or job of more memory, or a smaller dataset.k"
-        raise InputError(f"{what} needs {needed / 1e9:.3g} GB for features and kNN graph alone, {there}; {remedy}.")
-    warnings.warn(f"{what} may need up to {PEAK * needed / 1e9:.3g} GB to be clustered, {there}.", stacklevel=2)
+        parts = "its kNN graph" if mapped else "features and kNN graph"
+        raise InputError(f"{what} needs {needed / 1e9:.3g} GB for {parts} alone, {there}; {remedy}.")
+    warnings.warn(f"{what} may need up to {peak / 1e9:.3g} GB to be clustered, {there}.", stacklevel=2)
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still take: of the machine, its cgroups and its address space; None if unknown."""
+    """Bytes that this process can still take: of the machine, its cgroups and its own limits; None if unknown."""
     room = [int(line.split()[1]) * 1024 for line in _lines(PROC / "meminfo") if line.startswith("MemAvailable")]
     for folder in _cgroups("memory"):
         v1 = f"{_text(folder / 'memory.limit_in_bytes')} {_text(folder / 'memory.usage_in_bytes')}"
@@ -76,19 +78,20 @@ def available_memory() -> int | None:
             if limit.isdigit() and used:
                 cached = [line.split()[1] for line in _lines(folder / "memory.stat") if line.split()[0] in FILE_CACHE]
                 room.append(int(limit) - int(used) + max(map(int, cached), default=0))
-    if (address_space := _address_space()) is not None:
-        room.append(address_space - int(_text(PROC / "self" / "statm").split()[0]) * os.sysconf("SC_PAGE_SIZE"))
+    room += _room_of_limits()
     return max(0, min(room)) if room else None
 
 
-def _address_space() -> int | None:
-    """The limit of ``ulimit -v`` in bytes, where there is one and the system tells how much of it is used."""
+def _room_of_limits() -> list[int]:
+    """Bytes left of the limits that ``ulimit -v`` (address space) and ``ulimit -d`` (without mapped files) set."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if limit == resource.RLIM_INFINITY or not (PROC / "self" / "statm").exists() else limit
+        return []
+    used = [int(pages) * resource.getpagesize() for pages in _text(PROC / "self" / "statm").split()]
+    limits = ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)) if used else ()
+    soft = ((resource.getrlimit(limit)[0], column) for limit, column in limits)
+    return [limit - used[column] for limit, column in soft if limit != resource.RLIM_INFINITY]
 
 
 def _cgroups(controller: str) -> Iterator[Path]:

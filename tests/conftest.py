@@ -175,9 +175,18 @@ class Started(NamedTuple):
         return self.process.exitcode, self.log.read_text()
 
 
-def run_lcde(arguments, folder, environment, log):
-    """``lcde <arguments>`` in the process that calls this, up to what an interpreter does at its end."""
+def run_lcde(arguments, folder, environment, log, room):
+    """``lcde <arguments>`` in the process that calls this, up to what an interpreter does at its end.
+
+    Mapped files apart, it and the processes that it starts may take ``room`` bytes more than it takes now.
+    """
     from lcde.__main__ import main
+
+    if room is not None:
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + room,) * 2)
 
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
@@ -196,9 +205,9 @@ def run_lcde(arguments, folder, environment, log):
 def start(processes, tmp_path_factory):
     """Start ``lcde <arguments>`` in a process of its own."""
 
-    def start(*arguments, folder=None, environment=None):
+    def start(*arguments, folder=None, environment=None, room=None):
         log = tmp_path_factory.mktemp("log") / "log.txt"
-        settings = list(map(str, arguments)), folder or os.getcwd(), dict(environment or os.environ), log
+        settings = list(map(str, arguments)), folder or os.getcwd(), dict(environment or os.environ), log, room
         process = processes.Process(target=run_lcde, args=settings)
         process.start()
         return Started(process, log)

@@ -57,6 +57,7 @@ WRITERS = {  # what writes a file, and its name
     "bytes": (lambda folder, _: write_atomically(folder / "a", lambda file: file.write(bytes(1000))), "a"),
     "data": (lambda folder, gallery: write_knn(folder / "a.npz", gallery.graph, "", "data"), "a.npz"),
     "knns": (lambda folder, gallery: write_knn(folder / "a.npz", gallery.graph, "", "knns"), "a.npz"),
+    "arrays": (lambda folder, gallery: write_knn(folder / "a.npz", gallery.graph, "", "arrays"), "a.npz"),
     "npy": (lambda folder, gallery: write_knn(folder / "a.npy", gallery.graph, "", "npy"), "a.npy"),
     "clustering": (lambda folder, gallery: clustering(gallery).save(folder / "a.npz"), "a.npz"),
     "checkpoint": (lambda folder, _: AtomicCheckpointIO().save_checkpoint({"a": torch.ones(99)}, folder / "a"), "a"),

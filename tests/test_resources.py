@@ -172,6 +172,11 @@ def test_too_little_memory_is_an_error_and_little_a_warning(monkeypatch, recwarn
     message = r"^part9_test, 5,206,761 faces of D=256 with K=80, needs 8\.66 GB for features .* 4 GB; .*dataset\.k\.$"
     with pytest.raises(InputError, match=message):
         require_memory("part9_test", (5_206_761, 256), 80)
+    with pytest.warns(UserWarning, match=r"part9_test, 5,206,761 .* may need up to 16\.3 GB .* may take 4 GB\."):
+        require_memory("part9_test", (5_206_761, 256), 80, mapped=True)
+    monkeypatch.setattr(lcde.resources, "available_memory", lambda: 3 * 10**9)
+    with pytest.raises(InputError, match=r"needs 3\.33 GB for its kNN graph alone, .* 3 GB;"):
+        require_memory("part9_test", (5_206_761, 256), 80, mapped=True)
     monkeypatch.setattr(lcde.resources, "available_memory", lambda: None)
     require_memory("part9_test", (5_206_761, 256), 80)
 
@@ -183,7 +188,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(make_gallery, tmp_path, 
     gallery.features.tofile(tmp_path / "features" / "part1_test.bin")
     np.savetxt(tmp_path / "labels" / "part1_test.meta", gallery.labels_true, fmt="%d")
     np.save(tmp_path / "faces.npy", gallery.features)
-    monkeypatch.setattr(lcde.resources, "available_memory", lambda: 3_000)
+    monkeypatch.setattr(lcde.resources, "available_memory", lambda: 1_900)
     monkeypatch.setattr("lcde.data.datasets.read_matrix", lambda *_: pytest.fail("read"))
     with pytest.raises(InputError, match="part1_test, 40 faces of D=8 with K=6"):
         MS1M(str(tmp_path), 6, 8, None, [1]).load(train=False)

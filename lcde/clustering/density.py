@@ -1,15 +1,17 @@
 """Connectivity to density: symmetrise, then sum."""
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from lcde.data.gallery import fill_in_threads, row_blocks
+
+COMPARED_ROWS = 64  # whose neighbours' rows are compared at a time: they stay in the cache
 
 
 def symmetrise(connectivity: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Mean of the connectivity of i to j and of j to i, where a missing reverse edge counts 0.
 
-    Time is linear in N: one counting sort, and for each edge one search among those that lead to its own face.
+    Each face is looked for in the rows of its neighbours, N·K² comparisons in threads: a reversed graph would take
+    twice the memory of the result.
 
     Parameters
     ----------
@@ -21,20 +23,17 @@ def symmetrise(connectivity: np.ndarray, indices: np.ndarray) -> np.ndarray:
     -------
     (N, K) float32
     """
-    num_faces, k = indices.shape
-    row_starts = np.arange(0, indices.size + 1, k)
-    graph = csr_matrix((connectivity.ravel(), indices.ravel(), row_starts), shape=(num_faces, num_faces))
-    incoming = graph.tocsc()  # column i: the faces that have i as a neighbour, in ascending order
-    result = np.empty((num_faces, k), dtype=np.float32)
+    result = np.empty(connectivity.shape, dtype=np.float32)
 
     def fill(rows: slice) -> None:
-        face = np.repeat(np.arange(rows.stop - rows.start, dtype=indices.dtype), k)
-        # A slice of its own: each look-up first checks that all columns it is given are in order.
-        reverse = incoming[:, rows][indices[rows].ravel(), face]
-        np.add(connectivity[rows], reverse.A1.reshape(-1, k), out=result[rows])
+        neighbours, face = indices[rows], np.arange(rows.start, rows.stop, dtype=indices.dtype)
+        is_face = indices[neighbours] == face[:, None, None]  # (B, K, K)
+        column = is_face.argmax(axis=2)
+        mutual = np.take_along_axis(is_face, column[..., None], axis=2)[..., 0]
+        np.add(connectivity[rows], np.where(mutual, connectivity[neighbours, column], 0), out=result[rows])
         result[rows] /= 2
 
-    fill_in_threads(fill, row_blocks(num_faces))
+    fill_in_threads(fill, row_blocks(len(indices), size=COMPARED_ROWS))
     return result
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcde.data.gallery import fill_in_threads, row_blocks
-from lcde.data.knn import GATHERED_ROWS
+from lcde.data.search import GATHERED_ROWS
 
 TINY = np.finfo(np.float32).tiny
 

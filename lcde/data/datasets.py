@@ -9,13 +9,15 @@ from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 
-from lcde.data.formats import map_features, read_image_list, read_knn, read_labels, read_matrix
+from lcde.data.formats import map_features, read_image_list, read_knn, read_labels, read_matrix, stays_mapped
 from lcde.data.gallery import Gallery, KNNGraph, require_part_name
 from lcde.data.knn import CORRECT, GraphFiles, build_knn, knn_graph, own_graph, require_k, stored_graph, with_reference
 from lcde.errors import InputError
 from lcde.files import require_file
 from lcde.resources import require_memory
 from lcde.settings import Within, check_settings
+
+SAMPLED = 1_000  # one row of so many tells, before all are read, whether features will stay in their file
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Dataset(Protocol):
 class _Source:
     """A gallery before its features and graph are read; its labels and the size of its features have been checked.
 
-    ``read`` takes the faces to read, (N,) bool, all by default; ``files`` tells where the graph of a name is stored.
+    ``read`` takes the faces to read, (N,) bool, all by default; ``files`` tells where the graph of a name is stored;
+    ``mapped`` tells whether the features of all faces stay in their file.
     """
 
     name: str
@@ -83,6 +86,7 @@ class _Source:
     read: Callable[..., np.ndarray]
     files: Callable[[str], GraphFiles]
     graph_name: str
+    mapped: bool = False
     held_out: bool = False
     graph: KNNGraph | None = None  # used instead of one in ``files``
     images: Sequence[Path] | None = None
@@ -98,7 +102,7 @@ class _Source:
         """The gallery of the faces in ``rows`` (N,) bool alone."""
         labels = np.unique(np.asarray(self.labels)[rows], return_inverse=True)[1]
         read, graph_name = partial(self.read, rows), f"{self.name}_{side}"
-        return replace(self, labels=labels, num_faces=len(labels), read=read, graph_name=graph_name)
+        return replace(self, labels=labels, num_faces=len(labels), read=read, graph_name=graph_name, mapped=False)
 
 
 class GalleriesInTurn(Sequence[Gallery]):
@@ -202,7 +206,7 @@ class FileDataset(_StoredGraphs):
         fit = self._source(str(self.train_part)) if train or self.has_train() else None
         evaluation = [self._source(name) for name in self._names()]
         for source in [fit, *evaluation] if train and fit is not None else evaluation:
-            require_memory(source.name, (source.num_faces, self.feature_dim), self.k)
+            require_memory(source.name, (source.num_faces, self.feature_dim), self.k, source.mapped)
         return self._parts(train, fit, None, evaluation)
 
     def _names(self) -> list[str]:
@@ -221,9 +225,9 @@ class FileDataset(_StoredGraphs):
     def _source(self, name: str) -> _Source:
         path = require_file(self._path(self.features_file, name), "features")
         labels = read_labels(self._path(self.labels_file, name))
-        map_features(path, self.feature_dim, len(labels))
+        mapped = stays_mapped(map_features(path, self.feature_dim, len(labels)), SAMPLED)
         read = partial(read_matrix, path, self.feature_dim, len(labels))
-        return _Source(name, labels, len(labels), read, self._graph, name)
+        return _Source(name, labels, len(labels), read, self._graph, name, mapped)
 
 
 class MS1M(FileDataset):
@@ -340,7 +344,8 @@ class Custom(_StoredGraphs):
             if value is None and (kind == "features" or need_labels):
                 raise InputError(f"dataset.{prefix}{kind} is not given; name the file that holds them.")
         path = Path(features_file)
-        require_memory(features_file, map_features(path, self.feature_dim).shape, self.k)
+        values = map_features(path, self.feature_dim)
+        require_memory(features_file, values.shape, self.k, stays_mapped(values, SAMPLED))
         features = read_matrix(path, self.feature_dim)
         labels = None if labels_file is None else read_labels(Path(labels_file), len(features))
         return _Source(name, labels, len(features), lambda rows=...: features[rows], partial(_beside, path), name)
@@ -359,7 +364,7 @@ class Custom(_StoredGraphs):
 
 
 def _beside(features_file: Path, name: str) -> GraphFiles:
-    return GraphFiles(features_file.with_name(f"{features_file.stem}_knns") / name, "faiss_k_{k}.npz", "data")
+    return GraphFiles(features_file.with_name(f"{features_file.stem}_knns") / name, "faiss_k_{k}.npz", "arrays")
 
 
 def require_part_names(names: Sequence[object]) -> None:

@@ -5,7 +5,7 @@ Shape letters used everywhere: N faces, D feature dimension, K neighbours counti
 
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from lcde.data.gallery import KNNGraph, row_blocks
+from lcde.data.gallery import ROWS, KNNGraph, row_blocks
 from lcde.errors import InputError
-from lcde.files import read_array, readable, write_atomically
+from lcde.files import map_array, read_array, read_header, readable, write_atomically
 
+UNIT = 1e-6  # how far rounding brings the length of a float32 row from 1
 REBUILD = "delete it to have it built again."
 
 
@@ -159,16 +160,29 @@ def read_matrix(
     Returns
     -------
     (N, D) or (number of ``rows``, D) float32
-        Unit L2 norm.
+        Unit L2 norm. All rows of a file that holds them so stay in the file, read-only: they take no memory of the
+        process, and the processes of a machine share what the system keeps of them.
 
     Raises
     ------
     InputError
         As `map_features`, and on rows that hold NaN, infinity or only zeros.
     """
-    values = map_features(path, feature_dim, num_faces)[rows]
+    values = map_features(path, feature_dim, num_faces)
+    if stays_mapped(values):
+        return np.asarray(values)[rows]
+    values = values[rows]
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which is refused
         return normalise(np.require(values, np.float32, ["C", "W", "E"]), str(path))  # copied only where it has to be
+
+
+def stays_mapped(values: np.ndarray, sample: int = 1) -> bool:
+    """Whether ``values`` (N, D) of a file are those that `read_matrix` gives; of every so many rows with ``sample``."""
+    native = isinstance(values, np.memmap) and values.dtype == np.float32 and values.flags.c_contiguous
+    blocks = row_blocks(len(values), size=ROWS * sample)
+    lengths = (np.linalg.norm(values[rows.start : rows.stop : sample], axis=1) for rows in blocks)
+    with np.errstate(over="ignore", invalid="ignore"):  # `normalise` tells
+        return native and all(np.abs(length - 1).max() < UNIT for length in lengths)
 
 
 def _require(values: np.ndarray, kind: ArrayKind, path: Path) -> None:
@@ -191,7 +205,7 @@ def _load_array(path: Path, kind: ArrayKind, num_faces: int | None) -> np.ndarra
         fitting, held = [], []
         for name in archive.files:
             with archive.zip.open(f"{name}.npy") as member:
-                shape, _, dtype = _read_header(member)
+                shape, _, dtype = read_header(member)
             held.append(f"{name} ({dtype}, shape {shape})")
             if len(shape) == kind.ndim and dtype.kind in kind.dtypes and num_faces in (None, shape[0]):
                 fitting.append(name)
@@ -286,7 +300,8 @@ def read_knn(path: Path, remedy: str = REBUILD) -> StoredGraph:
     ----------
     path : Path
         Archive with ``data`` (N, 2, K: indices and 1 - similarity), with ``knns`` and ``dists`` (N, K), or with
-        ``indices`` and optionally ``similarities`` (N, K); or an ``.npy`` matrix of indices alone.
+        ``indices`` and optionally ``similarities`` (N, K), which stay in the file where it holds them as `StoredGraph`
+        does; or an ``.npy`` matrix of indices alone.
     remedy : str
         What the message of an error says to do.
 
@@ -304,8 +319,8 @@ def read_knn(path: Path, remedy: str = REBUILD) -> StoredGraph:
             if "knns" in held:
                 return as_graph(held["knns"](), 1 - held["dists"](), fingerprint)
             if "indices" in held:
-                similarities = held["similarities"]() if "similarities" in held else None
-                return as_graph(held["indices"](), similarities, fingerprint)
+                arrays = [map_array(path, archive.zip, name) for name in ("indices", "similarities") if name in held]
+                return as_graph(arrays[0], arrays[1] if len(arrays) > 1 else None, fingerprint)
             with archive.zip.open("data.npy") as member:
                 return StoredGraph(*_read_data(member), fingerprint)
 
@@ -317,9 +332,11 @@ def as_graph(indices: np.ndarray, similarities: np.ndarray | None, fingerprint: 
         if array is not None and (array.shape != expected or array.dtype.kind not in "iuf"):
             raise ValueError(f"its {name} are {array.dtype} of shape {array.shape}, not numbers of shape {expected}")
     with np.errstate(invalid="ignore"):  # NaN, which is refused
-        numbers = indices.astype(np.int32)
-    _require_whole(numbers, indices)
-    return StoredGraph(numbers, None if similarities is None else similarities.astype(np.float32), fingerprint)
+        numbers = np.asarray(indices.astype(np.int32, copy=False))
+    if indices.dtype != np.int32:
+        _require_whole(numbers, indices)
+    values = None if similarities is None else similarities.astype(np.float32, copy=False)
+    return StoredGraph(numbers, values, fingerprint)
 
 
 def _require_whole(numbers: np.ndarray, indices: np.ndarray) -> None:
@@ -327,35 +344,68 @@ def _require_whole(numbers: np.ndarray, indices: np.ndarray) -> None:
         raise ValueError(f"its indices ({indices.dtype}) are not whole numbers below 2^31")
 
 
-def write_knn(path: Path, graph: KNNGraph, fingerprint: str, layout: str) -> None:
+def write_knn(path: Path, graph: KNNGraph | Sequence[KNNGraph], fingerprint: str, layout: str) -> None:
     """Write a kNN graph.
 
     Parameters
     ----------
     path : Path
-    graph : KNNGraph
+    graph : KNNGraph or sequence of KNNGraph
+        Of all faces, or those of consecutive ones, which make one file and are never in memory together.
     fingerprint : str
         Of the features that it was built from; kept where the layout has room for it.
-    layout : {"data", "knns", "npy"}
-        ``data`` (N, 2, K: indices and 1 - similarity), ``knns`` and ``dists``, or indices alone.
+    layout : {"data", "knns", "arrays", "npy"}
+        ``data`` (N, 2, K: indices and 1 - similarity), ``knns`` and ``dists``, ``indices`` and ``similarities``, or
+        ``indices`` without an archive.
     """
-    writers: dict[str, Callable[[BinaryIO], object]] = {
-        "data": lambda file: _write_data(file, graph, fingerprint),
-        "knns": lambda file: np.savez(file, knns=graph.indices, dists=1 - graph.similarities, fingerprint=fingerprint),
-        "npy": lambda file: np.save(file, graph.indices),
+    pieces = [graph] if isinstance(graph, KNNGraph) else graph
+    shape = num_faces, k = sum(map(len, pieces)), pieces[0].k
+    number = np.float32 if num_faces < 2**24 else np.float64  # float32 holds integers exactly up to 2^24
+
+    def indices(file: IO[bytes]) -> None:
+        _write_array(file, shape, np.int32, (piece.indices[rows] for piece, rows in _blocks(pieces)))
+
+    def similarities(file: IO[bytes]) -> None:
+        _write_array(file, shape, np.float32, (piece.similarities[rows] for piece, rows in _blocks(pieces)))
+
+    def distances(file: IO[bytes]) -> None:
+        _write_array(file, shape, np.float32, (1 - piece.similarities[rows] for piece, rows in _blocks(pieces)))
+
+    def both(file: IO[bytes]) -> None:
+        values = ((piece.indices[rows], 1 - piece.similarities[rows].astype(number)) for piece, rows in _blocks(pieces))
+        _write_array(file, (num_faces, 2, k), number, (np.stack(pair, axis=1) for pair in values))
+
+    members: dict[str, dict[str, Callable[[IO[bytes]], None]]] = {
+        "data": {"data": both},
+        "knns": {"knns": indices, "dists": distances},
+        "arrays": {"indices": indices, "similarities": similarities},
     }
-    write_atomically(path, writers[layout])
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            with archive.open("fingerprint.npy", "w") as member:
+                npy.write_array(member, np.array(fingerprint))
+            for name, write_member in members[layout].items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    write_member(member)
+
+    write_atomically(path, indices if layout == "npy" else write)
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and dtype of an ``.npy`` array, whose values begin behind them."""
-    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
-    return read(file)
+def _blocks(pieces: Sequence[KNNGraph]) -> Iterator[tuple[KNNGraph, slice]]:
+    return ((piece, rows) for piece in pieces for rows in row_blocks(len(piece)))
+
+
+def _write_array(file: IO[bytes], shape: tuple[int, ...], dtype: type, blocks: Iterable[np.ndarray]) -> None:
+    """Write an ``.npy`` array of ``shape`` from its consecutive ``blocks`` of rows."""
+    npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype).data)
 
 
 def _read_data(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """``indices`` (N, K) int32 and ``similarities`` float32 of an ``.npy`` array (N, 2, K), never whole in memory."""
-    shape, fortran_order, dtype = _read_header(file)
+    shape, fortran_order, dtype = read_header(file)
     if len(shape) != 3 or shape[1] != 2 or dtype.kind not in "iuf":
         raise ValueError(f"'data' is {dtype} of shape {shape}, expected numbers of shape (N, 2, K)")
     num_faces, _, k = shape
@@ -370,17 +420,3 @@ def _read_data(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:
     if file.read(1):  # at its end, an archive compares the checksum
         raise ValueError("'data' is longer than its header says")
     return indices, similarities
-
-
-def _write_data(file: BinaryIO, graph: KNNGraph, fingerprint: str) -> None:
-    """Write an archive of what `_read_data` reads, and the fingerprint."""
-    num_faces, k = graph.indices.shape
-    dtype = np.dtype(np.float32 if num_faces < 2**24 else np.float64)  # float32 holds integers exactly up to 2^24
-    with zipfile.ZipFile(file, "w") as archive:
-        with archive.open("fingerprint.npy", "w") as member:
-            npy.write_array(member, np.array(fingerprint))
-        with archive.open("data.npy", "w", force_zip64=True) as member:
-            npy.write_array_header_1_0(member, {"descr": dtype.str, "fortran_order": False, "shape": (num_faces, 2, k)})
-            for rows in row_blocks(num_faces):
-                data = np.stack([graph.indices[rows].astype(dtype), 1 - graph.similarities[rows].astype(dtype)], axis=1)
-                member.write(np.ascontiguousarray(data).data)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -24,8 +25,18 @@ def fill_in_threads(fill: Callable[[slice], None], blocks: Iterable[slice]) -> N
     """Call ``fill`` for each of ``blocks``, on all threads that PyTorch uses: NumPy and SciPy work side by side."""
     import torch  # for its number of threads
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(fill, blocks))
+    left, lock, threads = iter(blocks), Lock(), torch.get_num_threads()
+
+    def take_turns(_: int) -> None:
+        while True:
+            with lock:
+                block = next(left, None)
+            if block is None:
+                return
+            fill(block)
+
+    with ThreadPoolExecutor(threads) as pool:  # not a task for each block, of which there may be millions
+        list(pool.map(take_turns, range(threads)))
 
 
 @dataclass(frozen=True)

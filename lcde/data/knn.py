@@ -3,23 +3,25 @@
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from lcde.data.formats import REBUILD, as_graph, read_knn, write_knn
-from lcde.data.gallery import Gallery, KNNGraph, fill_in_threads, row_blocks
-from lcde.data.search import choose_search
+from lcde.data.gallery import Gallery, KNNGraph, row_blocks
+from lcde.data.search import Search, choose_search, edge_similarities
 from lcde.errors import InputError
 from lcde.files import require_writable
-from lcde.progress import track
+from lcde.progress import counter, track
 
 SEARCHED_ROWS = 16_384  # at a time, so that the progress display moves
-GATHERED_ROWS = 128  # whose neighbours' features are gathered at a time: they stay in the cache
+SHARD_ROWS = 4 * SEARCHED_ROWS  # that one process searches and stores: what a job that is killed loses
+WAIT = 1.0  # seconds until a process looks again at the rows that others search
 CORRECT = "correct the graph, or give none to have one built."
 
 
@@ -52,7 +54,10 @@ class GraphFiles:
 def knn_graph(
     features: np.ndarray, k: int, files: GraphFiles, source: str, graph_k: int | None = None
 ) -> tuple[KNNGraph, float]:
-    """Read the kNN graph of ``features``, or build and store it; of several processes, only one builds.
+    """Read the kNN graph of ``features``, or build and store it.
+
+    Processes that ask for the same graph at the same time, on one machine or on several that share the folder, search
+    some of the rows each. Rows are stored as they are found, so that a job that was killed goes on from there.
 
     Parameters
     ----------
@@ -84,20 +89,58 @@ def knn_graph(
         graph_k = max(k, min(graph_k or k, len(features) - 1))
         path = files.folder / files.pattern.format(k=graph_k)
         require_writable(path.parent)
+        start, fingerprint = time.perf_counter(), fingerprint_of(features)
+        shards = _search_together(features, graph_k, path, fingerprint)
         lock = path.with_name(f".{path.name}.lock")
         with FileLock(lock):
-            graph = stored_graph(features, k, files)  # another process may have built it meanwhile
+            graph = stored_graph(features, k, files)  # another process may have stored it meanwhile
             if graph is None:
-                start = time.perf_counter()
-                graph = build_knn(features, graph_k)
-                seconds = time.perf_counter() - start
-                for file in path.parent.iterdir():
-                    if file.name.startswith(f".{path.name}.") and file != lock:  # of a job killed while it wrote
-                        file.unlink(missing_ok=True)
-                write_knn(path, graph, fingerprint_of(features), files.layout)
-        with suppress(OSError):  # Windows keeps a file that others have open; who waits for it finds the graph stored
-            lock.unlink()
+                pieces = [KNNGraph(*read_knn(shard)[:2]) for shard in shards]  # type: ignore[arg-type]
+                write_knn(path, pieces or build_knn(features, graph_k), fingerprint, files.layout)
+                del pieces  # shards are mapped, and Windows deletes no such file
+                graph, seconds = stored_graph(features, k, files), time.perf_counter() - start
+                beside = [file for file in path.parent.iterdir() if file.name.startswith(f".{path.name}.")]
+                _delete(file for file in beside if file != lock)  # shards, and files of killed jobs
+        assert graph is not None
+        _delete([lock])  # who waits for it finds the graph stored
     return order_neighbours(graph, k=k), seconds
+
+
+def _search_together(features: np.ndarray, k: int, path: Path, fingerprint: str) -> list[Path]:
+    """Search rows that no other process searches, until all rows of the graph ``path`` are stored beside it.
+
+    Returns
+    -------
+    list of Path
+        The files that hold the rows, in order, which are gone where another process has written ``path``; none for
+        faces that are as few as one file holds.
+    """
+    blocks = list(row_blocks(len(features), size=SHARD_ROWS))
+    if len(blocks) == 1:
+        return []
+    missing = {path.with_name(f".{path.name}.{fingerprint[:16]}-{k}-{rows.start}.npz"): rows for rows in blocks}
+    shards, search = list(missing), cache(lambda: choose_search(features, k, len(features)))
+    with counter("kNN graph", len(features)) as advance:
+        while missing and not path.exists():
+            for shard, rows in list(missing.items()):
+                with suppress(Timeout), FileLock(f"{shard}.lock", timeout=0):
+                    if not (shard.exists() or path.exists()):  # in this order: shards are deleted after `path` is there
+                        graph = _neighbours(search(), features, k, rows, shown=False)
+                        write_knn(shard, graph, fingerprint, "arrays")
+                    del missing[shard]
+                    advance(rows.stop - rows.start)
+            if missing:
+                time.sleep(WAIT)
+    if path.exists():  # who wrote it has deleted these, but perhaps before this process asked for the last
+        _delete(Path(f"{shard}.lock") for shard in shards)
+    return shards
+
+
+def _delete(files: Iterable[Path]) -> None:
+    """Delete ``files``; Windows keeps those that others have open."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
 
 
 def stored_graph(features: np.ndarray, k: int, files: GraphFiles) -> KNNGraph | None:
@@ -199,12 +242,18 @@ def build_knn(features: np.ndarray, k: int, first_row: int = 0) -> KNNGraph:
     KNNGraph
         Of N - ``first_row`` rows.
     """
-    queries = features[first_row:]
+    rows = slice(first_row, len(features))
+    return _neighbours(choose_search(features, k, len(features) - first_row), features, k, rows)
+
+
+def _neighbours(search: Search, features: np.ndarray, k: int, rows: slice, shown: bool = True) -> KNNGraph:
+    """The rows ``rows`` of the kNN graph of ``features``, by a ``search`` among them for ``k`` neighbours."""
+    queries = features[rows]
     indices = np.empty((len(queries), k), dtype=np.int32)
     similarities = np.empty((len(queries), k), dtype=np.float32)
-    for rows, found in _search(queries, features, k):
-        ordered = order_neighbours(found, first_row + rows.start)
-        indices[rows], similarities[rows] = ordered.indices, ordered.similarities
+    for block, found in _search(search, queries, shown):
+        ordered = order_neighbours(found, rows.start + block.start)
+        indices[block], similarities[block] = ordered.indices, ordered.similarities
     return KNNGraph(indices, similarities)
 
 
@@ -268,7 +317,8 @@ def extend_knn(features: np.ndarray, graph: KNNGraph, k: int) -> KNNGraph:
     known = slice(num_known), slice(graph.k)
     indices[known], similarities[known] = graph.indices, graph.similarities
     new = features[num_known:]
-    for block, found in _search(features[:num_known], new, min(width, len(new))):
+    queries, nearest_new = features[:num_known], min(width, len(new))
+    for block, found in _search(choose_search(new, nearest_new, num_known), queries):
         closer = np.flatnonzero(found.similarities[:, 0] > similarities[block, -1])
         rows = block.start + closer
         candidates = np.concatenate([indices[rows], found.indices[closer] + np.int32(num_known)], axis=1)
@@ -281,40 +331,18 @@ def extend_knn(features: np.ndarray, graph: KNNGraph, k: int) -> KNNGraph:
     return KNNGraph(indices, similarities)
 
 
-def edge_similarities(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Cosine similarities of faces to their neighbours.
-
-    Parameters
-    ----------
-    features : (N, D) float32
-        Unit L2 norm.
-    indices : (N, K) integers
-        Their neighbours.
-
-    Returns
-    -------
-    (N, K) float32
-    """
-    similarities = np.empty(indices.shape, dtype=np.float32)
-
-    def fill(rows: slice) -> None:
-        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], features[rows])
-
-    fill_in_threads(fill, row_blocks(len(indices), size=GATHERED_ROWS))
-    return similarities
-
-
-def _search(queries: np.ndarray, features: np.ndarray, k: int) -> Iterator[tuple[slice, KNNGraph]]:
+def _search(search: Search, queries: np.ndarray, shown: bool = True) -> Iterator[tuple[slice, KNNGraph]]:
     """Yield the nearest faces of ``queries`` (Q, D), block by block: which queries, neighbours by similarity."""
-    search = choose_search(features, k, len(queries))
     blocks = list(row_blocks(len(queries), size=SEARCHED_ROWS))
-    for rows in track(blocks, "kNN graph", len(blocks) > 1):
+    for rows in track(blocks, "kNN graph", shown and len(blocks) > 1):
         indices, similarities = search(queries[rows])
         yield rows, KNNGraph(indices.astype(np.int32), similarities)
 
 
 def order_neighbours(graph: KNNGraph, first_row: int = 0, k: int | None = None) -> KNNGraph:
     """Sort each row by descending similarity, ties in given order, with the face itself in column 0.
+
+    A graph whose rows are all like that already is returned as it is, in the file where it is mapped.
 
     If the face itself is missing (many duplicates displaced it), it replaces the last neighbour, with similarity 1.
 
@@ -327,11 +355,21 @@ def order_neighbours(graph: KNNGraph, first_row: int = 0, k: int | None = None) 
         Neighbours to keep, the nearest ones; all by default.
     """
     shape = len(graph), k or graph.k
+    if shape[1] == graph.k and _in_order(graph, first_row):
+        return graph
     indices, similarities = np.empty(shape, graph.indices.dtype), np.empty(shape, graph.similarities.dtype)
     for rows in row_blocks(len(graph)):
         ordered = _order_rows(graph.indices[rows], graph.similarities[rows], first_row + rows.start)
         indices[rows], similarities[rows] = (array[:, : shape[1]] for array in ordered)
     return KNNGraph(indices, similarities)
+
+
+def _in_order(graph: KNNGraph, first_row: int) -> bool:
+    for rows in row_blocks(len(graph)):
+        own = graph.indices[rows, 0] == np.arange(first_row + rows.start, first_row + rows.stop)
+        if not (own.all() and (np.diff(graph.similarities[rows, 1:]) <= 0).all()):
+            return False
+    return True
 
 
 def _order_rows(indices: np.ndarray, similarities: np.ndarray, first_row: int) -> tuple[np.ndarray, np.ndarray]:

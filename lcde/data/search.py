@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from rich.console import Console
 
-from lcde.data.gallery import row_blocks
+from lcde.data.gallery import fill_in_threads, row_blocks
 
 # Unit queries (Q, D) → indices (Q, k) of the nearest of at least k faces, and similarities (Q, k) float32.
 Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -17,6 +17,7 @@ EXACT_UP_TO = 1_000_000
 PROBES = 512  # cells searched for each query
 CANDIDATES = 4  # faces compared in full for each neighbour wanted
 SAMPLES = 500  # queries on which the recall is measured
+GATHERED_ROWS = 128  # whose neighbours' features are gathered at a time: they stay in the cache
 QUERIES, FACES_PER_CHUNK = 4_096, 131_072  # compared at a time on a GPU: 2 GB of similarities
 
 
@@ -34,12 +35,12 @@ def choose_search(features: np.ndarray, k: int, num_queries: int) -> Search:
 
 
 def exact_search(features: np.ndarray, k: int) -> Search:
-    """Compare all pairs with FAISS, on GPUs if it can use them."""
+    """Compare all pairs with FAISS, on GPUs if it can use them, else without a copy of ``features``."""
     import faiss
 
-    index = faiss.IndexFlatIP(features.shape[1])
-    if getattr(faiss, "get_num_gpus", lambda: 0)():
-        index = faiss.index_cpu_to_all_gpus(index)
+    if not getattr(faiss, "get_num_gpus", lambda: 0)():
+        return lambda queries: faiss.knn(queries, features, k, metric=faiss.METRIC_INNER_PRODUCT)[::-1]
+    index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(features.shape[1]))
     index.add(features)
     return lambda queries: index.search(queries, k)[::-1]
 
@@ -85,32 +86,61 @@ def approximate_search(features: np.ndarray, k: int) -> Search:
     """Inverted file with 4-bit product quantisation and exact re-ranking (FAISS IVF-PQ); prints the recall.
 
     The cells nearest to a query are searched by codes, and the best candidates are compared in full. The neighbours do
-    not depend on the number of threads, unlike those of an HNSW graph, which is about as fast.
+    not depend on the number of threads, unlike those of an HNSW graph, which is about as fast. The index holds the
+    codes, a sixteenth of ``features``, and no copy of them.
     """
     import faiss
 
     num_faces, dim = features.shape
     num_cells = min(int(4 * num_faces**0.5), num_faces // 64)
     num_codes = dim // 2 if dim % 2 == 0 else dim
-    index = faiss.index_factory(dim, f"IVF{num_cells},PQ{num_codes}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
-    cells, exact = faiss.extract_index_ivf(index), faiss.downcast_index(index.refine_index)
-    cells.cp.max_points_per_centroid = 64  # more training faces hardly change the cells
+    index = faiss.index_factory(dim, f"IVF{num_cells},PQ{num_codes}x4fs", faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = 64  # more training faces hardly change the cells
     index.train(features)
     index.add(features)
-    probes = faiss.IVFSearchParameters(nprobe=min(PROBES, num_cells))
-    parameters = faiss.IndexRefineSearchParameters(k_factor=CANDIDATES, base_index_params=probes)
+    parameters, exact = faiss.IVFSearchParameters(nprobe=min(PROBES, num_cells)), exact_search(features, k)
 
     def search(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        similarities, indices = index.search(queries, k, params=parameters)
-        short = (indices < 0).any(axis=1)  # the cells searched hold fewer than k faces
+        candidates = index.search(queries, CANDIDATES * k, params=parameters)[1]
+        similarities = edge_similarities(features, candidates, queries)
+        similarities[candidates < 0] = -np.inf  # the cells searched hold fewer faces
+        order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+        indices, similarities = (np.take_along_axis(array, order, axis=1) for array in (candidates, similarities))
+        short = indices[:, -1] < 0
         if short.any():
-            similarities[short], indices[short] = exact.search(queries[short], k)
+            indices[short], similarities[short] = exact(queries[short])
         return indices, similarities
 
     sample = features[np.unique(np.linspace(0, num_faces - 1, SAMPLES).astype(int))]
-    share = recall(search(sample)[0], exact.search(sample, k)[1])
+    share = recall(search(sample)[0], exact(sample)[0])
     Console().print(f"approximate kNN graph: recall@{k} {share:.1%}, measured on {len(sample)} faces")
     return search
+
+
+def edge_similarities(features: np.ndarray, indices: np.ndarray, queries: np.ndarray | None = None) -> np.ndarray:
+    """Cosine similarities of faces to their neighbours.
+
+    Parameters
+    ----------
+    features : (N, D) float32
+        Unit L2 norm.
+    indices : (N, K) or (Q, K) integers
+        Neighbours, among ``features``.
+    queries : (Q, D) float32, optional
+        The faces, of unit L2 norm; by default all ``features``.
+
+    Returns
+    -------
+    (N, K) or (Q, K) float32
+    """
+    of = features if queries is None else queries
+    similarities = np.empty(indices.shape, dtype=np.float32)
+
+    def fill(rows: slice) -> None:
+        similarities[rows] = np.einsum("nkd,nd->nk", features[indices[rows]], of[rows])
+
+    fill_in_threads(fill, row_blocks(len(indices), size=GATHERED_ROWS))
+    return similarities
 
 
 def recall(indices: np.ndarray, expected: np.ndarray) -> float:

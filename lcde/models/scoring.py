@@ -20,8 +20,16 @@ from lcde.progress import counter
 TOKENS_PER_BATCH = {"cpu": 5_120, "cuda": 655_360}  # what the caches of a CPU, the memory of a GPU, take best
 BATCHES_PER_CHUNK = 128  # of each process: half a minute on a CPU, seconds on a GPU
 EDGES_AT_A_TIME = 65_536  # whose neighbourhoods are compared
+ROOM = 0.8  # of a device's free memory that features and graph may take; networks and batches need the rest
 
 Output = TypeVar("Output")
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """``array`` on ``device``; on a CPU no copy, whose elements may lie in a file and must not be assigned to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array).to(device)
 
 
 class DeviceGraph(NamedTuple):
@@ -103,13 +111,18 @@ class GraphScorer(Scores):
         dtype: torch.dtype = torch.float32,
         show_progress: bool = False,
     ) -> None:
-        self.networks, self.device = networks, device
-        self.features = torch.from_numpy(gallery.features).to(device, dtype)
-        self.indices = torch.from_numpy(gallery.graph.indices).to(device)
+        self.networks, self.device, self.dtype = networks, device, dtype
+        in_graph = networks.connectivity_in_graph is not None or networks.embedding_in_graph is not None
+        # Where batches are gathered from; a CPU has no room for a copy of another type.
+        self.home = device if in_graph or _has_room(device, gallery, dtype) else torch.device("cpu")
+        kept_as = dtype if in_graph or self.home.type != "cpu" else torch.float32
+        self.features = to_device(gallery.features, self.home).to(kept_as)
+        self.indices = to_device(gallery.graph.indices, self.home)
         self.show_progress = show_progress and rank() == 0
         self.pieces = 1  # that each batch is scored in, more where the device's memory does not suffice for a whole one
         if networks.embedding is not None or networks.embedding_in_graph is not None:
             self.features = self._embedded()
+            self.dtype = self.features.dtype
 
     @torch.inference_mode()
     def _embedded(self) -> Tensor:
@@ -121,7 +134,7 @@ class GraphScorer(Scores):
         blocks = row_blocks(len(rows), size=self._batch_size(rows))
 
         def values(items: Tensor) -> Tensor:
-            return embed(self.features[self._neighbours(items).long()])
+            return embed(self._features_of(self._neighbours(items))).to(self.home)
 
         return torch.cat([piece for block in blocks for piece in self._in_pieces(rows[block], values)])
 
@@ -233,14 +246,14 @@ class GraphScorer(Scores):
         return scores
 
     def _in_pieces(self, batch: np.ndarray, compute: Callable[[Tensor], Output]) -> list[Output]:
-        """What ``compute`` gives for each piece (b, E), on the device, of a ``batch`` (B, E) of items.
+        """What ``compute`` gives for each piece (b, E), where the graph is, of a ``batch`` (B, E) of items.
 
         Which batches a rank takes does not depend on the memory of the ranks, only in how many pieces it scores them.
         """
         while True:
             size = -(-len(batch) // self.pieces)
             try:
-                items = torch.from_numpy(batch).to(self.device)
+                items = torch.from_numpy(batch).to(self.home)
                 return [compute(items[rows]) for rows in row_blocks(len(batch), size=size)]
             except torch.OutOfMemoryError:
                 if size == 1:
@@ -253,12 +266,16 @@ class GraphScorer(Scores):
     def _score(self, items: Tensor, of_faces: bool) -> Tensor:
         if of_faces and self.networks.connectivity_in_graph is not None:
             return self.networks.connectivity_in_graph(DeviceGraph(self.features, self.indices), items[:, 0])
-        neighbours = self._neighbours(items).long()
+        neighbours = self._neighbours(items)
         if of_faces:
             assert self.networks.connectivity is not None
-            return self.networks.connectivity(self.features[neighbours])
+            return self.networks.connectivity(self._features_of(neighbours))
         assert self.networks.edge_probability is not None
-        return self.networks.edge_probability(self.features[neighbours], neighbours)
+        return self.networks.edge_probability(self._features_of(neighbours), neighbours.long().to(self.device))
+
+    def _features_of(self, faces: Tensor) -> Tensor:
+        """Features (..., D) of ``faces`` (...), on the device."""
+        return self.features[faces.long()].to(self.device, self.dtype)
 
     def _neighbours(self, items: Tensor) -> Tensor:
         """Neighbours (B, E·K) of ``items`` (B, E)."""
@@ -269,6 +286,18 @@ class GraphScorer(Scores):
         number = np.empty(len(edges), dtype=np.int64)
         for start in range(0, len(edges), EDGES_AT_A_TIME):
             batch = slice(start, start + EDGES_AT_A_TIME)
-            neighbours = self._neighbours(torch.from_numpy(edges[batch]).to(self.device))
+            neighbours = self._neighbours(torch.from_numpy(edges[batch]).to(self.home))
             number[batch] = num_distinct(neighbours).cpu().numpy()
         return number
+
+
+def _has_room(device: torch.device, gallery: Gallery, dtype: torch.dtype) -> bool:
+    """Whether features, as ``dtype``, and graph of ``gallery`` fit into the memory of ``device``; a warning if not."""
+    if device.type != "cuda":
+        return True
+    needed = gallery.features.size * dtype.itemsize + gallery.graph.indices.nbytes
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed > ROOM * free:
+        reason = f"{gallery.name} takes {needed / 1e9:.3g} GB of the {free / 1e9:.3g} GB that are free on {device}"
+        warnings.warn(f"{reason}; it stays in main memory, and batches are copied to the device.", stacklevel=2)
+    return needed <= ROOM * free

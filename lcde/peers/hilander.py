@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from lcde.clustering.components import connected_labels
 from lcde.clustering.whitening import cluster_sums
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
-from lcde.data.knn import build_knn, edge_similarities
+from lcde.data.knn import build_knn
+from lcde.data.search import edge_similarities
 from lcde.methods.classical import ProbabilityRule
 from lcde.methods.method import Clustering, Scores, timed
 from lcde.models.base import DeviceGraph, MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks

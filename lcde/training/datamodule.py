@@ -14,6 +14,7 @@ from lcde.data.datasets import Dataset
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank, world_size
 from lcde.models.base import DeviceGraph, Neighbourhoods, PairModel
+from lcde.models.scoring import to_device
 from lcde.settings import Within, check_settings
 from lcde.training.pairs import PairSampler, UniformPairs
 
@@ -148,8 +149,9 @@ class EdgePairDataModule(LightningDataModule):
             assert self.trainer is not None
             model = self.trainer.lightning_module
             assert isinstance(model, PairModel)
+            assert gallery.labels_true is not None
             arrays = gallery.features, model.graph_of(gallery).indices, gallery.labels_true
-            self._on_device[id(gallery)] = DeviceGraph(*(torch.from_numpy(array).to(device) for array in arrays))
+            self._on_device[id(gallery)] = DeviceGraph(*(to_device(array, device) for array in arrays))
         return self._on_device[id(gallery)]
 
 

@@ -102,6 +102,44 @@ def test_two_processes_evaluate_as_one(one, tiny_data, lcde, succeed, tmp_path):
         assert np.array_equal(*labels)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit leaves mapped files out")
+def test_processes_cluster_features_that_neither_has_room_for(start, lcde, tmp_path):
+    num_faces, dim, rng = 120_000, 2_048, np.random.default_rng(0)
+    features = np.lib.format.open_memmap(tmp_path / "faces.npy", "w+", np.float32, (num_faces, dim))
+    for first in range(0, num_faces, 8_000):
+        faces = rng.standard_normal((8_000, dim), dtype=np.float32)
+        faces += rng.standard_normal((1_000, dim), dtype=np.float32).repeat(8, axis=0)
+        features[first : first + 8_000] = faces / np.linalg.norm(faces, axis=1, keepdims=True)
+    room = int(0.45 * features.nbytes)
+    face = np.arange(num_faces, dtype=np.int32)[:, None]
+    np.save(tmp_path / "graph.npy", face // 8 * 8 + (face + np.arange(4, dtype=np.int32)) % 8)
+    np.save(tmp_path / "some.npy", features[:400])
+    np.savetxt(tmp_path / "some.txt", np.arange(400) // 8, fmt="%d")
+    np.lib.format.open_memmap(tmp_path / "zeros.npy", "w+", np.float32, (num_faces, dim))  # sparse; not of unit length
+    del features
+
+    brief = "trainer=cpu", "trainer.max_epochs=1", "report=false", "~baselines", "dataset=custom", "dataset.k=4"
+    some = f"dataset.train_features={tmp_path}/some.npy", f"dataset.train_labels={tmp_path}/some.txt"
+    lcde("train", "model=pairwise", "model.width=8", *brief, *some, f"hydra.run.dir={tmp_path / 'train'}")
+    checkpoint = f"checkpoint={tmp_path}/train/checkpoints/best.ckpt"
+    command = ["eval", *brief[2:], checkpoint, f"dataset.graph={tmp_path}/graph.npy"]
+    few_threads = {**os.environ, "OMP_NUM_THREADS": "1"}  # each has a stack
+
+    def end(name, trainer, run, **settings):
+        faces, folder = f"dataset.features={tmp_path}/{name}.npy", f"hydra.run.dir={tmp_path / run}"
+        return start(*command, faces, folder, f"trainer={trainer}", environment=few_threads, **settings).end()
+
+    exit_code, output = end("zeros", "cpu", "refused", room=room)
+    assert exit_code == 1
+    assert "zeros.npy, 120,000 faces of D=2048 with K=4, needs 0.987 GB for features and kNN graph alone" in output
+    for trainer, settings in (("cpu", {}), ("ddp_cpu", {"room": room})):
+        exit_code, output = end("faces", trainer, trainer, **settings)
+        assert exit_code == 0, output
+    one, two = (np.load(tmp_path / trainer / "labels" / "custom.npy") for trainer in ("cpu", "ddp_cpu"))
+    assert np.array_equal(one, two)
+    assert 1 < len(np.unique(one)) < num_faces
+
+
 def test_a_sweep_runs_jobs_of_two_processes(small, succeed, tmp_path):
     own = ROOT / "tests" / "commands" / "own_methods"  # its YAML files reach the second process as well
     brief = "trainer.max_epochs=1", "+trainer.limit_train_batches=2", f"hydra.sweep.dir={tmp_path}"

@@ -30,10 +30,36 @@ def test_features_are_read_with_unit_norm(tmp_path):
     np.testing.assert_allclose(features, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6)
 
 
-def test_unit_features_survive_a_round_trip(tmp_path, make_gallery):
+def file_of(array):
+    """The file that ``array`` lies in, or None."""
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base
+    return array if array is None else array.filename
+
+
+@pytest.mark.parametrize("name", ["faces.bin", "faces.npy"])
+def test_unit_features_stay_in_their_file(tmp_path, make_gallery, name):
     features = make_gallery(0).features
-    features.tofile(tmp_path / "faces.bin")
-    np.testing.assert_allclose(read_matrix(tmp_path / "faces.bin", *features.shape[::-1]), features, rtol=1e-6)
+    features.tofile(tmp_path / name) if name.endswith(".bin") else np.save(tmp_path / name, features)
+    read = read_matrix(tmp_path / name, *features.shape[::-1])
+    assert np.array_equal(read, features)
+    assert file_of(read) == tmp_path / name
+    assert not read.flags.writeable
+
+
+@pytest.mark.parametrize("change", ["length", "one length", "type", "order", "archive"])
+def test_other_features_are_read_into_memory(tmp_path, make_gallery, change):
+    expected = make_gallery(0).features
+    features, path = expected.copy(), tmp_path / ("faces.npz" if change == "archive" else "faces.npy")
+    features[: 1 if change == "one length" else None] *= 2 if "length" in change else 1
+    features = features.astype(np.float64 if change == "type" else np.float32)
+    np.save(path, np.asfortranarray(features) if change == "order" else features)
+    if change == "archive":
+        np.savez(path, features)
+    read = read_matrix(path, None)
+    np.testing.assert_allclose(read, expected, atol=1e-6)
+    assert file_of(read) is None
+    assert read.flags.c_contiguous
 
 
 @pytest.mark.parametrize("bad", [[np.nan, 1], [1, np.inf], [-np.inf, np.inf], [0, 0]])
@@ -186,7 +212,7 @@ def test_ambiguous_archives_are_refused_with_what_they_hold(tmp_path, names):
         read_labels(path, 3)
 
 
-@pytest.mark.parametrize("layout", ["data", "knns", "npy"])
+@pytest.mark.parametrize("layout", ["data", "knns", "arrays", "npy"])
 def test_graph_survives_a_round_trip(tmp_path, make_gallery, layout):
     graph = make_gallery(0).graph
     path = tmp_path / "knns" / ("graph.npy" if layout == "npy" else "graph.npz")
@@ -199,6 +225,27 @@ def test_graph_survives_a_round_trip(tmp_path, make_gallery, layout):
     else:
         assert (read.similarities.dtype, read.fingerprint) == (np.float32, "abc")
         np.testing.assert_allclose(read.similarities, graph.similarities, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["data", "knns", "arrays", "npy"])
+def test_graphs_of_consecutive_faces_make_one_file(tmp_path, make_gallery, layout):
+    graph = make_gallery(0).graph
+    pieces = [KNNGraph(graph.indices[rows], graph.similarities[rows]) for rows in (slice(0, 7), slice(7, 40))]
+    whole, joined = (tmp_path / f"{name}.{'npy' if layout == 'npy' else 'npz'}" for name in ("whole", "joined"))
+    write_knn(whole, graph, "abc", layout)
+    write_knn(joined, pieces, "abc", layout)
+    for expected, array in zip(read_knn(whole), read_knn(joined), strict=True):
+        assert np.array_equal(expected, array)
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_arrays_of_a_graph_stay_in_a_file_that_holds_them_uncompressed(tmp_path, make_gallery, write):
+    graph = make_gallery(0).graph
+    write(tmp_path / "a.npz", indices=graph.indices, similarities=graph.similarities)
+    read = read_knn(tmp_path / "a.npz")
+    for found, expected in zip(read[:2], (graph.indices, graph.similarities), strict=True):
+        assert np.array_equal(found, expected)
+        assert file_of(found) == (tmp_path / "a.npz" if write is np.savez else None)
 
 
 def test_graph_of_another_program_has_no_fingerprint(tmp_path):

@@ -79,6 +79,7 @@ FILES = {  # name of the case: reader, file, what writes it, whether every chang
     "graph.npy": (read_knn, "a.npy", partial(graph_file, layout="npy"), False),
     "graph.npz, data": (read_knn, "a.npz", partial(graph_file, layout="data"), True),
     "graph.npz, knns": (read_knn, "b.npz", partial(graph_file, layout="knns"), True),
+    "graph.npz, arrays": (read_knn, "c.npz", partial(graph_file, layout="arrays"), True),
     "clustering": (SavedClustering.load, "a.npz", clustering_file, True),
     "checkpoint": (load_checkpoint, "a.ckpt", checkpoint_file, True),
     "weights": (lambda path: load_published(path, path.with_name("pce.pth"), 4), "a.pth", weights_files, True),

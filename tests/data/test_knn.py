@@ -1,8 +1,10 @@
+import os
 import re
 import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
 
 import numpy as np
 import pytest
@@ -15,13 +17,12 @@ from lcde.data.gallery import KNNGraph
 from lcde.data.knn import (
     GraphFiles,
     build_knn,
-    edge_similarities,
     extend_knn,
     knn_graph,
     order_neighbours,
     own_graph,
 )
-from lcde.data.search import recall
+from lcde.data.search import choose_search, edge_similarities, recall
 from lcde.errors import InputError
 from lcde.files import write_atomically
 
@@ -103,7 +104,7 @@ def test_block_size_does_not_change_the_graph(make_gallery, monkeypatch):
 
 def test_similarities_of_edges_are_those_of_their_faces(make_gallery, monkeypatch):
     gallery = make_gallery(0)
-    monkeypatch.setattr(lcde.data.knn, "GATHERED_ROWS", 7)
+    monkeypatch.setattr("lcde.data.search.GATHERED_ROWS", 7)
     found = edge_similarities(gallery.features, gallery.graph.indices)
     np.testing.assert_allclose(found, gallery.graph.similarities, atol=1e-6)
     assert found.dtype == np.float32
@@ -201,6 +202,87 @@ def test_jobs_that_need_one_graph_build_it_once(make_gallery, tmp_path, monkeypa
     assert len(built) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["faiss_k_9.npz"]
     assert all(same(graph, build_knn(features, k)) for graph, k in zip(graphs, (4, 6, 9, 9), strict=True))
+
+
+@pytest.mark.parametrize(("name", "layout"), [("faiss_k_{k}.npz", "data"), ("a_{k}.npz", "arrays"), ("a.npy", "npy")])
+def test_jobs_search_some_rows_of_a_graph_each(make_gallery, tmp_path, monkeypatch, name, layout):
+    features, searched = make_gallery(0).features, []
+
+    def choose(*arguments):
+        search = choose_search(*arguments)
+
+        def slow(queries):
+            searched.append((get_ident(), len(queries)))
+            time.sleep(0.02)
+            return search(queries)
+
+        return slow
+
+    monkeypatch.setattr(lcde.data.knn, "choose_search", choose)
+    monkeypatch.setattr(lcde.data.knn, "SHARD_ROWS", 6)
+    monkeypatch.setattr(lcde.data.knn, "WAIT", 0.01)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: knn_graph(features, 6, GraphFiles(tmp_path, name, layout), "part"), range(3)))
+    assert sorted(number for _, number in searched) == [4, 6, 6, 6, 6, 6, 6]  # each row once
+    assert len({thread for thread, _ in searched}) == 3
+    assert sum(seconds > 0 for _, seconds in found) == 1
+    assert all(same(graph, build_knn(features, 6)) for graph, _ in found)
+    assert [path.name for path in tmp_path.iterdir()] == [name.format(k=6)]
+
+
+def search_some_rows(features, folder):
+    """Be killed when the third shard is being searched."""
+    lcde.data.knn.SHARD_ROWS = 6
+    original, searched = lcde.data.knn._neighbours, []
+
+    def neighbours(*arguments, **settings):
+        searched.append(arguments)
+        if len(searched) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **settings)
+
+    lcde.data.knn._neighbours = neighbours
+    knn_graph(features, 6, files(folder), "part")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_job_searches_the_rows_that_a_killed_one_left(processes, make_gallery, tmp_path, monkeypatch):
+    gallery, searched = make_gallery(0), []
+    killed = processes.Process(target=search_some_rows, args=(gallery.features, tmp_path))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    monkeypatch.setattr(lcde.data.knn, "SHARD_ROWS", 6)
+    neighbours = lcde.data.knn._neighbours
+    monkeypatch.setattr(
+        lcde.data.knn, "_neighbours", lambda *given, **settings: searched.append(given[3].start) or neighbours(*given)
+    )
+    graph, _ = knn_graph(gallery.features, 6, files(tmp_path), "part")
+    assert searched == [12, 18, 24, 30, 36]
+    assert same(graph, gallery.graph)
+    assert [path.name for path in tmp_path.iterdir()] == ["faiss_k_6.npz"]
+
+
+def test_rows_of_other_features_or_another_k_are_not_taken(make_gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr(lcde.data.knn, "SHARD_ROWS", 6)
+    write = lcde.data.knn.write_knn
+
+    def stop_at_the_end(path, graph, *others):
+        if isinstance(graph, list):
+            raise KeyboardInterrupt
+        write(path, graph, *others)
+
+    only_file = GraphFiles(tmp_path, "graph.npy", "npy")
+    for seed, k in ((1, 6), (0, 5)):
+        with monkeypatch.context() as patch:
+            patch.setattr(lcde.data.knn, "write_knn", stop_at_the_end)
+            with pytest.raises(KeyboardInterrupt):
+                knn_graph(make_gallery(seed).features, k, only_file, "part")
+    assert len([path for path in tmp_path.iterdir() if path.suffix == ".npz"]) == 14
+    features = make_gallery(0).features
+    assert same(knn_graph(features, 6, only_file, "part")[0], build_knn(features, 6))
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.npy"]
 
 
 def build_with_a_hitch(features, folder, hitch):

@@ -12,7 +12,8 @@ from lcde.clustering.whitening import Whitened, common_offset, transformed, with
 from lcde.configuration import build, compose_config
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery, KNNGraph
-from lcde.data.knn import build_knn, edge_similarities
+from lcde.data.knn import build_knn
+from lcde.data.search import edge_similarities
 from lcde.errors import InputError
 from lcde.methods.unsupervised import UnsupervisedRule
 from lcde.metrics import Contingency, bcubed, pairwise
@@ -221,7 +222,7 @@ def test_one_seed_gives_one_result(varied):
 def test_neither_threads_nor_blocks_change_the_clusters(varied, monkeypatch):
     expected, threads = UnsupervisedRule(num_trials=1)(varied).labels, torch.get_num_threads()
     monkeypatch.setattr("lcde.data.gallery.ROWS", 7)
-    monkeypatch.setattr("lcde.data.knn.GATHERED_ROWS", 7)
+    monkeypatch.setattr("lcde.data.search.GATHERED_ROWS", 7)
     torch.set_num_threads(3)
     try:
         assert np.array_equal(UnsupervisedRule(num_trials=1)(varied).labels, expected)
