@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and clear messages about missing, damaged and foreign ones."""
 
+import math
 import os
 import struct
 import tempfile
@@ -62,6 +63,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.replace(name, path)
         finally:
             Path(name).unlink(missing_ok=True)
+
+
+def file_backed(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array in a temporary file of ``folder``, for what memory should not hold; the file goes with the array.
+
+    Raises
+    ------
+    InputError
+        Where the disk is full.
+    """
+    with _told(folder, "written to"), tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk would otherwise kill the process when it assigns values
+            os.posix_fallocate(file.fileno(), 0, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from lcde.data.formats import write_knn
 from lcde.errors import InputError
 from lcde.evaluation.output import write_config, write_results
 from lcde.evaluation.results import Result
-from lcde.files import require_writable, write_atomically
+from lcde.files import file_backed, require_writable, write_atomically
 from lcde.methods.method import Clustering
 from lcde.methods.saved import SavedClustering
 from lcde.methods.unsupervised import UnsupervisedRule
@@ -81,6 +81,14 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(write, name, make_gallery
         write(tmp_path, gallery)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not before or old.read_bytes() == b"old"
+
+
+def test_a_full_disk_is_told_before_an_array_is_filled(tmp_path):
+    with full_disk(), pytest.raises(InputError, match=r"cannot be written to: .*; check the disk's free space"):
+        file_backed(tmp_path, (LIMIT, 2), np.float64)
+    array = file_backed(tmp_path, (3, 2), np.int16)
+    array[:] = 7
+    assert (array.tolist(), list(tmp_path.iterdir())) == ([[7, 7]] * 3, [])
 
 
 @pytest.mark.parametrize("depth", [1, 2])

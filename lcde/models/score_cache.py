@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule
 
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
-from lcde.files import read_array, require_writable, write_atomically
+from lcde.files import file_backed, map_array, read_array, require_writable, write_atomically
 from lcde.methods.method import Scores
 from lcde.models.scoring import GraphScorer
 
@@ -45,21 +45,27 @@ class CachedScores(Scores):
         """As `GraphScorer.connectivity`; all faces are scored, then kept."""
         with self.lock:
             try:
-                with np.load(self.connectivity_file) as archive:  # has checksums
-                    stored = read_array(archive.zip, "connectivity")
+                stored = self._stored_connectivity()
                 os.utime(self.connectivity_file)  # for `keep_within`
             except Exception:  # missing or damaged
-                stored = self._score_faces()
-                write_atomically(self.connectivity_file, functools.partial(np.savez, connectivity=stored))
+                self._score_faces()
+                stored = self._stored_connectivity()
             temporary = self.folder.glob(f".{self.key}.*")  # of jobs killed while they wrote: no other has the lock
             for left in (*self._chunk_files(), *temporary):
                 left.unlink(missing_ok=True)
         return stored[first_row:]
 
-    def _score_faces(self) -> np.ndarray:
-        """Connectivity (N, K) of all faces; a file keeps each chunk, and those of a killed job are read first."""
+    def _stored_connectivity(self) -> np.ndarray:
+        with np.load(self.connectivity_file) as archive:  # has checksums
+            return map_array(self.connectivity_file, archive.zip, "connectivity")
+
+    def _score_faces(self) -> None:
+        """Keep the connectivity (N, K) of all faces: first each chunk, where those of a killed job are read, then all.
+
+        Until all are scored, they are in a temporary file: memory would have to hold them beside the symmetrised ones.
+        """
         scorer = self.scorer()
-        connectivity = np.empty(scorer.indices.shape, dtype=np.float32)
+        connectivity = file_backed(self.folder, tuple(scorer.indices.shape), np.float32)
         missing = np.ones(len(connectivity), dtype=bool)
         for file in self._chunk_files():
             with contextlib.suppress(Exception), np.load(file) as chunk:
@@ -74,7 +80,7 @@ class CachedScores(Scores):
             if missing.any():  # the last chunk is kept with the others at once
                 write = functools.partial(np.savez, rows=rows, connectivity=scores)
                 write_atomically(self.folder / f"{self.key}.rows-{rows[0]}.npz", write)
-        return connectivity
+        write_atomically(self.connectivity_file, functools.partial(np.savez, connectivity=connectivity))
 
     def _chunk_files(self) -> Iterator[Path]:
         return self.folder.glob(f"{self.key}.rows-*.npz")

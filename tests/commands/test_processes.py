@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from socket import socket
 
 import numpy as np
 import pytest
@@ -100,6 +101,34 @@ def test_two_processes_evaluate_as_one(one, tiny_data, lcde, succeed, tmp_path):
     for part in ("part1_test", "part2_test", "part0_held_out"):
         labels = [np.load(tmp_path / name / "labels" / f"{part}.npy") for name in ("one", "two")]
         assert np.array_equal(*labels)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torch has no rendezvous there")
+def test_two_nodes_train_as_two_processes_of_one(small, start, succeed, tmp_path):
+    """One machine stands for both: each node has a launcher, or an environment of SLURM's, of its own."""
+    brief = [*small, "trainer.max_epochs=1", "trainer=ddp_cpu", "data.batch_size=32"]
+    succeed("train", *brief, f"hydra.run.dir={tmp_path / 'one'}")
+    nodes = ["trainer.devices=1", "trainer.num_nodes=2"]
+    with socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    rendezvous = "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--nnodes=2", "--nproc-per-node=1"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *rendezvous, str(ROOT / "train.py"), *brief, *nodes]
+    running = [subprocess.Popen([*torchrun, f"hydra.run.dir={tmp_path / 'torchrun'}"], cwd=tmp_path) for _ in range(2)]
+    assert [process.wait(300) for process in running] == [0, 0]
+
+    job = {"JOB_ID": 7, "JOB_NAME": "lcde", "NTASKS": 2, "NNODES": 2, "NTASKS_PER_NODE": 1, "NODELIST": "localhost"}
+    variables = {f"SLURM_{name}": str(value) for name, value in {**job, "LOCALID": 0}.items()}
+    variables["MASTER_PORT"] = str(port)
+    tasks = [{**os.environ, **variables, "SLURM_PROCID": node, "SLURM_NODEID": node} for node in "01"]
+    command = ["train", *brief, *nodes, f"hydra.run.dir={tmp_path / 'slurm'}"]
+    for exit_code, output in [process.end() for process in [start(*command, environment=task) for task in tasks]]:
+        assert exit_code == 0, output
+
+    labels = [np.load(tmp_path / name / "labels" / "part1_test.npy") for name in ("one", "torchrun", "slurm")]
+    assert np.array_equal(labels[0], labels[1])
+    assert np.array_equal(labels[0], labels[2])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit leaves mapped files out")
