@@ -1,5 +1,7 @@
 """Configurations: where they are, and how objects are built from them."""
 
+import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,9 @@ def compose_config(command: str, overrides: Sequence[str], config_dir: str | Pat
     config_dir : path, optional
         Folder of a user's own YAML files, as of ``--config-dir``.
     """
-    searched = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, [*searched, *overrides])
+    if config_dir is None:
+        return copy.deepcopy(_compose_own(command, tuple(overrides)))
+    return _compose(command, [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]", *overrides])
 
 
 def build(config: Any, **arguments: Any) -> Any:
@@ -111,6 +113,15 @@ def plain(config: Any, resolve: bool = True) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _compose(command: str, overrides: Sequence[str]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, [*overrides])
+
+
+# Composing takes longer than clustering an album. A user's own folder may change between two calls, ``conf`` does not.
+_compose_own = functools.lru_cache(_compose)
 
 
 def _safe_rule(trained: Trained) -> dict[str, Any]:

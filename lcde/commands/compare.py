@@ -126,21 +126,16 @@ def jobs_of(config: DictConfig, hydra: HydraConf, folder: Path) -> list[Job]:
         overrides = [*_choice(method, [CONF, *map(Path, own)]), *common, *given["settings"].get(method, [])]
         if method in given["checkpoints"]:
             overrides.append(f"checkpoint='{given['checkpoints'][method]}'")
+        try:
+            # As this command's: errors come before any work.
+            compose("train", [*overrides, f"run_dir='{folder.absolute()}'"])
+        except HydraException as error:
+            reason = f"{method} cannot be set up: {str(error).splitlines()[0].rstrip('.')}"
+            raise InputError(f"{reason}; what one method alone gets stands in settings.{method}=[…].") from None
         for seed in given["seeds"]:
             of_job = folder / method / str(seed)
-            job = Job(
-                method,
-                seed,
-                of_job,
-                [*overrides, f"seed={seed}", f"run_dir='{of_job.absolute()}'"],
-                own[0] if own else None,
-            )
-            try:
-                compose("train", job.overrides)  # as this command's: errors come before any work
-            except HydraException as error:
-                reason = f"{method} cannot be set up: {str(error).splitlines()[0].rstrip('.')}"
-                raise InputError(f"{reason}; what one method alone gets stands in settings.{method}=[…].") from None
-            jobs.append(job)
+            of_seed = [f"seed={seed}", f"run_dir='{of_job.absolute()}'"]
+            jobs.append(Job(method, seed, of_job, [*overrides, *of_seed], own[0] if own else None))
     for job in jobs:
         text = json.dumps({"overrides": job.overrides, "config_dir": job.config_dir})
         path = job.folder / "job.json"
