@@ -2,9 +2,13 @@
 
 import atexit
 import contextlib
+import copy
+import functools
+import gc
 import io
 import multiprocessing
 import os
+import runpy
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +24,11 @@ from lcde.data.knn import build_knn
 
 settings.register_profile("lcde", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("lcde")
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector what the imports made, half a million objects."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):
@@ -146,6 +155,43 @@ def lcde():
                 main()
         finally:
             sys.argv = argv
+        return output.getvalue()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def task():
+    """As ``lcde``, without Hydra's command line: the same choices are composed once, and get their values later."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf, open_dict
+
+    from lcde.__main__ import SCRIPTS
+    from lcde.configuration import CONF
+
+    main = functools.cache(lambda command: runpy.run_path(str(SCRIPTS / f"{command}.py"))["main"])
+
+    @functools.cache
+    def composed(command, *choices):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(command, [*choices, "hydra.mode=RUN"], return_hydra_config=True)
+
+    def run(command, *overrides):
+        parsed = OverridesParser.create().parse_overrides(list(map(str, overrides)))
+        choices = [one for one in parsed if one.is_delete() or (CONF / one.key_or_group).is_dir()]
+        config = copy.deepcopy(composed(command, *(choice.input_line for choice in choices)))
+        for value in (one for one in parsed if one not in choices):
+            OmegaConf.update(config, value.key_or_group, value.value(), force_add=value.is_add())
+        with open_dict(config):
+            config.hydra.overrides.task = [one.input_line for one in parsed if not one.is_hydra_override()]
+            config.hydra.runtime.output_dir = config.hydra.run.dir
+            HydraConfig.instance().set_config(config)
+            del config["hydra"]
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), initialize_config_dir(str(CONF), version_base="1.3"):
+            main(command)(config)
         return output.getvalue()
 
     return run

@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from lcde.configuration import CONF, build, compose_config
 from lcde.errors import InputError
@@ -24,7 +28,7 @@ def test_choice_instantiates(choice, tmp_path, monkeypatch):
     group, name = choice
     if choice in (("trainer", "gpu"), ("trainer", "ddp")) and not torch.cuda.is_available():
         pytest.skip(f"trainer={name} needs a GPU")
-    overrides = [f"{group}={name}", f"hydra.runtime.output_dir={tmp_path}"]
+    overrides = [f"{group}={name}"]
     for choice_of_extra, package in (
         (("logger", "tensorboard"), "tensorboard"),
         (("clustering", "infomap"), "infomap"),
@@ -37,11 +41,12 @@ def test_choice_instantiates(choice, tmp_path, monkeypatch):
         overrides.append("dataset=ms1m")  # the published heads do not divide D + K of the synthetic benchmark
     if choice == ("logger", "wandb"):
         overrides.append("logger.mode=offline")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        if choice != ("model", "none"):
-            build(config.get(group))
+        hydra = OmegaConf.structured(HydraConf(mode=RunMode.RUN))
+        HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))  # which names the run
+    config = compose_config("eval" if group == "clustering" else "train", overrides)
+    config.run_dir = str(tmp_path)
+    if choice != ("model", "none"):
+        build(config.get(group))
 
 
 REFUSED = {  # group: overrides, and words of the message
@@ -102,7 +107,12 @@ REFUSED = {  # group: overrides, and words of the message
     ids=[case[0].split()[-1] for cases in REFUSED.values() for case in cases],
 )
 def test_unusable_values_are_refused_in_one_sentence(group, overrides, words, tmp_path):
-    config = compose_config("train", [*overrides.split(), f"run_dir={tmp_path}", "trainer.accelerator=cpu"])
+    parsed = OverridesParser.create().parse_overrides(overrides.split())
+    choices = [one.input_line for one in parsed if "." not in one.key_or_group]  # few, of which each is composed once
+    config = compose_config("train", [*choices, "run_dir=none", "trainer.accelerator=cpu"])
+    config.run_dir = str(tmp_path)
+    for value in (one for one in parsed if "." in one.key_or_group):
+        OmegaConf.update(config, value.key_or_group, value.value(), force_add=value.is_add())
     make = (lambda: build(config.data)(dataset=None)) if group == "data" else (lambda: build(config[group]))
     with pytest.raises(InputError, match=f"^[^\n]*{words}[^\n]*\\.$"):
         make()
@@ -126,3 +136,15 @@ def test_model_fits_every_dataset(dataset):
 def test_a_users_own_folder_is_searched():
     own = Path(__file__).parent / "commands" / "own_methods"
     assert compose_config("train", ["model=toy"], own).model._target_ == "toy_model.SimilarityModel"
+
+
+def test_a_changed_configuration_stays_the_callers_own():
+    compose_config("eval", []).seed = 7
+    assert compose_config("eval", []).seed == 0
+
+
+def test_a_users_file_is_read_anew(tmp_path):
+    (tmp_path / "clustering").mkdir()
+    for threshold in (0.5, 0.6):
+        (tmp_path / "clustering" / "own.yaml").write_text(f"threshold: {threshold}")
+        assert compose_config("eval", ["clustering=own"], tmp_path).clustering.threshold == threshold

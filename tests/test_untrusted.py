@@ -180,7 +180,7 @@ def test_names_of_parts_stay_in_the_folder(name, make_gallery, tmp_path):
             make()
 
 
-def test_the_benchmarks_parts_are_checked_and_named_once(lcde, tmp_path):
+def test_the_benchmarks_parts_are_checked_and_named_once(task, tmp_path):
     run = f"hydra.run.dir={tmp_path}"
     for setting, words in (
         ("dataset.held_out_part=../x", "'../x' cannot name a part"),
@@ -188,7 +188,7 @@ def test_the_benchmarks_parts_are_checked_and_named_once(lcde, tmp_path):
         ("dataset.parts=[part0_held_out]", "names part0_held_out twice"),
     ):
         with pytest.raises(SystemExit, match=f"error: .*{words}"):
-            lcde("eval", setting, "trainer=cpu", run)
+            task("eval", setting, "trainer=cpu", run)
     assert not list(tmp_path.glob("**/*.npy"))
 
 

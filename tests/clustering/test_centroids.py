@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
@@ -110,7 +110,6 @@ def test_pairs_of_clusters_are_those_that_an_edge_connects(monkeypatch):
         assert list(map(tuple, pairs_of_clusters(labels, graph, 0.3, first_row).tolist())) == sorted(expected)
 
 
-@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.floats(0.3, 2), st.floats(-0.5, 0.9))
 def test_merging_is_that_of_all_centroids_compared_in_turn(seed, num_faces, noise, threshold):
     rng = np.random.default_rng(seed)

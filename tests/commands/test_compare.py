@@ -14,10 +14,10 @@ SMALL = '+settings.lcde=["model.num_layers=1","trainer.max_epochs=1"]'
 
 
 @pytest.fixture
-def prepared(tiny_data, lcde, monkeypatch):
+def prepared(tiny_data, task, monkeypatch):
     """Set up the jobs of a command without running them."""
     monkeypatch.setattr("lcde.commands.compare.run_jobs", lambda jobs: [])
-    return lambda *arguments: lcde("compare", *tiny_data, "trainer=cpu", *arguments)
+    return lambda *arguments: task("compare", *tiny_data, "trainer=cpu", *arguments)
 
 
 def table_of(folder):

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lcde.commands.scoring import evaluate_baselines
+from lcde.data.datasets import Parts
+from lcde.methods.classical import ComponentsRule, MapEquationRule
+
 
 @pytest.fixture
-def evaluate(lcde, tmp_path):
+def evaluate(task, tmp_path):
     """Run ``lcde eval dataset=custom``; returns its output and the folder of its results."""
 
     def run(*overrides):
@@ -18,7 +22,7 @@ def evaluate(lcde, tmp_path):
             warnings.filterwarnings("error", module="lcde")
             warnings.filterwarnings("error", category=RuntimeWarning)
             quick = "dataset=custom", "trainer=cpu", "report=false", "score_cache=null", f"hydra.run.dir={folder}"
-            return lcde("eval", *quick, *overrides), folder
+            return task("eval", *quick, *overrides), folder
 
     return run
 
@@ -92,10 +96,13 @@ def test_baselines_take_their_thresholds_from_held_out_identities(evaluate, writ
     for values in metrics.values():
         assert set(values["baselines"]) == {"components", "map_equation"}
     assert metrics["custom"]["baselines"]["map_equation"]["pairwise"]["f_score"] > 0.8
-    _, folder = evaluate(*data, "report=true", "dataset.k=8")  # nothing to choose thresholds on
-    assert json.loads((folder / "metrics.json").read_text())["custom"]["baselines"] == {}
-    _, folder = evaluate(*data, "report=true", "dataset.k=8", "baselines.components.threshold=0.5")
-    assert set(json.loads((folder / "metrics.json").read_text())["custom"]["baselines"]) == {"components"}
+
+
+def test_baselines_without_a_threshold_need_held_out_identities(gallery):
+    parts, others = Parts(None, None, [gallery]), {"map_equation": MapEquationRule()}
+    assert evaluate_baselines(parts, {"components": ComponentsRule(), **others}) == []
+    [result] = evaluate_baselines(parts, {"components": ComponentsRule(0.5), **others})
+    assert result.method == "components"
 
 
 def test_an_unlabelled_gallery_beside_training_data_is_evaluated_as_itself(

@@ -21,14 +21,15 @@ def importable(monkeypatch):
 @pytest.fixture
 def own(tiny_data):
     """Arguments that choose both."""
-    return [f"--config-dir={FOLDER}", *tiny_data, "trainer=cpu", "model=toy", "clustering=toy_rule"]
+    data = *tiny_data, "dataset.parts=[part1_test]"
+    return [f"--config-dir={FOLDER}", *data, "trainer=cpu", "model=toy", "clustering=toy_rule"]
 
 
 def metrics_of(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_train_evaluate_and_estimate(own, lcde, tmp_path):
+def test_train_evaluate_and_estimate(own, lcde, task, tmp_path):
     from lcde import LCDE
 
     output = lcde("train", *own, "trainer.max_epochs=1", "~baselines", f"hydra.run.dir={tmp_path / 'train'}")
@@ -42,12 +43,12 @@ def test_train_evaluate_and_estimate(own, lcde, tmp_path):
     checkpoint = tmp_path / "train" / "checkpoints" / "best.ckpt"
     alone = [argument for argument in own[1:] if not argument.startswith(("model=", "clustering="))]
     networks = f"checkpoint={checkpoint}", "report=false", "score_cache=null"
-    lcde("eval", *alone, *networks, f"hydra.run.dir={tmp_path / 'eval'}")
+    task("eval", *alone, *networks, f"hydra.run.dir={tmp_path / 'eval'}")
     assert metrics_of(tmp_path / "eval")["part1_test"]["pairwise"] == trained["part1_test"]["pairwise"]
-    lcde("eval", *alone, *networks, "clustering.least=0.99", f"hydra.run.dir={tmp_path / 'strict'}")
+    task("eval", *alone, *networks, "clustering.least=0.99", f"hydra.run.dir={tmp_path / 'strict'}")
     assert metrics_of(tmp_path / "strict")["part1_test"]["clusters"] > trained["part1_test"]["clusters"]
     with pytest.raises(SystemExit, match=r"best\.ckpt holds a \w+, but model=… is a LCDEModel"):
-        lcde("train", *alone, f"checkpoint={checkpoint}", f"hydra.run.dir={tmp_path / 'other'}")
+        task("train", *alone, f"checkpoint={checkpoint}", f"hydra.run.dir={tmp_path / 'other'}")
 
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(30), 6)

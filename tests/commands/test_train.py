@@ -76,9 +76,10 @@ def test_a_checkpoint_names_its_method(trained, lcde, tiny_data, tmp_path):
         assert np.array_equal(np.load(tmp_path / "labels" / f"{part}.npy"), np.load(folder / "labels" / f"{part}.npy"))
 
 
-def test_a_threshold_that_is_not_set_is_chosen_on_held_out_identities(lcde, tiny_data, tmp_path):
-    settings = "model=gcn_v", "clustering.threshold=null", "trainer=cpu", "trainer.max_epochs=2", "report=false"
-    lcde("train", *tiny_data, *settings, "~baselines", f"hydra.run.dir={tmp_path}")
+def test_a_threshold_that_is_not_set_is_chosen_on_held_out_identities(task, tiny_data, tmp_path):
+    model = "model=gcn_v", "model.width=24", "clustering.threshold=null"
+    run = "trainer=cpu", "trainer.max_epochs=2", "report=false", "~baselines", f"hydra.run.dir={tmp_path}"
+    task("train", *tiny_data, *model, *run)
     checkpoint = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
     threshold = checkpoint.rule_config["threshold"]
     assert 0 < threshold < 1
@@ -88,13 +89,8 @@ def test_a_threshold_that_is_not_set_is_chosen_on_held_out_identities(lcde, tiny
     arguments = [*tiny_data, "trainer=cpu", f"checkpoint={tmp_path}/checkpoints/best.ckpt", "score_cache=null"]
     scores = []
     for other in (threshold, threshold - 0.1, threshold + 0.1):
-        lcde(
-            "eval",
-            *arguments,
-            f"clustering.threshold={other}",
-            "report=false",
-            f"hydra.run.dir={tmp_path / str(other)}",
-        )
+        folder = f"hydra.run.dir={tmp_path / str(other)}"
+        task("eval", *arguments, f"clustering.threshold={other}", "report=false", folder)
         held_out = metrics_of(tmp_path / str(other))["part0_held_out"]
         scores.append(held_out["pairwise"]["f_score"] + held_out["bcubed"]["f_score"])
     assert scores[0] == max(scores)
@@ -188,10 +184,10 @@ def cut(path):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
-def test_bad_settings_end_in_one_sentence(command, arguments, words, ms1m, lcde, tmp_path):
+def test_bad_settings_end_in_one_sentence(command, arguments, words, ms1m, task, tmp_path):
     data = ["dataset=ms1m", f"dataset.root={ms1m}", "dataset.feature_dim=16", "dataset.k=8", "trainer=cpu"]
     with pytest.raises(SystemExit, match=f"error: .*{words}"):
-        lcde(command, *data, "dataset.val_share=0.4", f"hydra.run.dir={tmp_path}/run", *arguments)
+        task(command, *data, "dataset.val_share=0.4", f"hydra.run.dir={tmp_path}/run", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -202,20 +198,20 @@ def test_bad_settings_end_in_one_sentence(command, arguments, words, ms1m, lcde,
     ],
     ids=["missing", "cut"],
 )
-def test_bad_files_end_in_one_sentence(damage, words, ms1m, lcde, tmp_path):
+def test_bad_files_end_in_one_sentence(damage, words, ms1m, task, tmp_path):
     damage(ms1m)
     data = ["dataset=ms1m", f"dataset.root={ms1m}", "dataset.feature_dim=16", "dataset.k=8", "trainer=cpu"]
     with pytest.raises(SystemExit, match=f"error: .*{words}"):
-        lcde("train", *data, f"hydra.run.dir={tmp_path}/run")
+        task("train", *data, f"hydra.run.dir={tmp_path}/run")
 
 
 @pytest.mark.parametrize("content", ["", "callbacks: [", "- a", "\0"], ids=["empty", "cut", "a list", "zeros"])
 @pytest.mark.parametrize("file", ["config.yaml", ".hydra/hydra.yaml"])
-def test_a_run_whose_settings_are_damaged_is_not_resumed(file, content, trained, lcde, tmp_path):
+def test_a_run_whose_settings_are_damaged_is_not_resumed(file, content, trained, task, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.png", "*.ckpt"))
     (tmp_path / "run" / file).write_text(content)
     with pytest.raises(SystemExit, match=rf"error: {tmp_path}/run/{file} (cannot be read as the settings|is empty)"):
-        lcde("train", f"resume={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'again'}")
+        task("train", f"resume={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'again'}")
 
 
 @pytest.mark.slow
@@ -227,9 +223,9 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_not_resumed(trained, lcde, tm
         lcde("train", f"resume={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'again'}")
 
 
-def test_a_checkpoint_of_another_width_is_refused(trained, ms1m, lcde, tmp_path):
+def test_a_checkpoint_of_another_width_is_refused(trained, ms1m, task, tmp_path):
     checkpoint = trained[0] / "checkpoints" / "best.ckpt"
     data = ["dataset=ms1m", f"dataset.root={ms1m}", "dataset.feature_dim=16", "dataset.k=8", "trainer=cpu"]
     for command in ("train", "eval"):
         with pytest.raises(SystemExit, match=r"best\.ckpt was trained with feature_dim=64"):
-            lcde(command, *data, f"checkpoint={checkpoint}", f"hydra.run.dir={tmp_path}/{command}")
+            task(command, *data, f"checkpoint={checkpoint}", f"hydra.run.dir={tmp_path}/{command}")
