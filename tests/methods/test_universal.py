@@ -21,7 +21,7 @@ class Knowing(Scores):
 
     def merge_probability(self, features, labels):
         true = np.append(self.labels_true, np.full(len(labels) - len(self.labels_true), -1))  # decoys are strangers
-        clusters = [true[labels == label] for label in range(labels.max() + 1)]
+        clusters = np.split(true[labels.argsort(kind="stable")], np.bincount(labels).cumsum()[:-1])
         identity = [np.bincount(c).argmax() if c[0] >= 0 else -1 - i for i, c in enumerate(clusters)]
         identity = np.array(identity)
         graph = build_knn(pool(features, labels).directions, min(12, len(identity)))
