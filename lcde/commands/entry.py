@@ -6,16 +6,19 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 from torch import distributed
 
 from lcde.errors import InputError
+from lcde.files import require_writable
 from lcde.resources import limit_threads
 
 
@@ -36,6 +39,24 @@ def exit_on_input_error(entry_point: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(f"error: {error}")
 
     return guarded
+
+
+class RequireWritable(Callback):
+    """Hydra callback that ends a command whose folder cannot be written to, which Hydra would make with a traceback."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder of a run."""
+        self._make(config, "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder of a sweep."""
+        self._make(config, "hydra.sweep.dir")
+
+    def _make(self, config: DictConfig, key: str) -> None:
+        try:
+            require_writable(Path(OmegaConf.select(config, key)))
+        except InputError as error:
+            sys.exit(f"error: {key}: {error}")
 
 
 def seed_everything(seed: object) -> None:

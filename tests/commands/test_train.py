@@ -205,6 +205,14 @@ def test_bad_files_end_in_one_sentence(damage, words, ms1m, task, tmp_path):
         task("train", *data, f"hydra.run.dir={tmp_path}/run")
 
 
+@pytest.mark.parametrize("arguments", [["hydra.run.dir"], ["-m", "hydra.sweep.dir"]], ids=["run", "sweep"])
+def test_a_folder_that_cannot_be_made_ends_in_one_sentence(arguments, lcde, tmp_path):
+    (tmp_path / "file").touch()
+    key = arguments[-1]
+    with pytest.raises(SystemExit, match=f"error: {key}: {tmp_path}/file/run cannot be written to: Not a directory; "):
+        lcde("eval", *arguments[:-1], f"{key}={tmp_path}/file/run")
+
+
 @pytest.mark.parametrize("content", ["", "callbacks: [", "- a", "\0"], ids=["empty", "cut", "a list", "zeros"])
 @pytest.mark.parametrize("file", ["config.yaml", ".hydra/hydra.yaml"])
 def test_a_run_whose_settings_are_damaged_is_not_resumed(file, content, trained, task, tmp_path):
