@@ -7,6 +7,7 @@ D feature dimension.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from lcde.methods.cdp import bounded_components
 from lcde.methods.method import Clustering, Rule, Scores, timed
 from lcde.models.base import MakeOptimizer, MakeScheduler, Model
 from lcde.progress import track
+from lcde.settings import Within, check_settings
 
 STEP = 0.05  # share of the way to 1 by which the threshold rises inside groups that are too large
 LARGEST_GROUP, LARGEST_PROPOSAL, SMALLEST = 300, 500, 3  # faces
@@ -291,13 +293,15 @@ class ProposalDataModule(LightningDataModule):
         Where files are missing or do not fit, or nothing is proposed.
     """
 
+    batch_size: Annotated[int, Within(1)]
+    seed: Annotated[int, Within(0)]
+
     model_class = LTCModel  # that takes its batches
 
     def __init__(self, dataset: datasets.Dataset, proposals: list[list[float]], batch_size: int, seed: int) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"data.batch_size={batch_size} must be 1 or more.")
         self.kinds, self.batch_size, self.seed = proposals, batch_size, seed
+        check_settings(self, "data.")
         parts = dataset.load(train=True)
         assert parts.train is not None
         self.train_gallery = parts.train

@@ -147,6 +147,10 @@ def test_what_does_not_fit_is_told(blobs, circle):
         model_of().bind(circle, "float32", False, None)
     with pytest.raises(InputError, match=r"data\.proposals=\[\[16, 1\.0\]\] gives no group of 3 faces; lower its"):
         ltc.ProposalDataModule(Faces(blobs, None), [[16, 1.0]], 32, 0)
+    with pytest.raises(InputError, match=r"data\.batch_size=0 must be a whole number of at least 1"):
+        ltc.ProposalDataModule(None, [], 0, 0)
+    with pytest.raises(InputError, match=r"data\.seed=-1 must be a whole number of at least 0"):
+        ltc.ProposalDataModule(None, [], 32, -1)
     with pytest.raises(InputError, match=r"clustering\.joined_thresholds=\[2\] must be similarities from -1 to 1"):
         LTCRule(joined_thresholds=[2])
     with pytest.raises(
