@@ -49,13 +49,15 @@ def train_on_blobs(tmp_path_factory):
     """Train a peer with some settings, once; returns the training, and the faces that it saw and did not see."""
 
     @functools.cache
-    def train(peer, *settings, people=60):
+    def train(people, peer, *settings):
         blobs = make_blobs(people)
-        run = "~logger", "callbacks=training", "trainer=cpu", f"run_dir={tmp_path_factory.mktemp(peer)}"
+        # "auto" would train in another precision where the processor has no instructions for bfloat16.
+        trainer = "trainer=cpu", "trainer.precision=bf16-mixed"
+        run = "~logger", "callbacks=training", *trainer, f"run_dir={tmp_path_factory.mktemp(peer)}"
         config = compose_config("train", [f"model={peer}", *run, "dataset.k=16", "dataset.feature_dim=32", *settings])
         torch.manual_seed(0)
         training = set_up(config, peer, Faces(blobs[0], 16, 32), None)
         training.trainer.fit(training.model, training.datamodule)
         return training, *blobs
 
-    return train
+    return lambda peer, *settings, people=60: train(people, peer, *settings)
