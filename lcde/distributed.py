@@ -1,8 +1,12 @@
 """One job on several processes: what its ranks send each other."""
 
+import functools
+from datetime import timedelta
 from typing import Any
 
 from torch import distributed
+
+PATIENCE = timedelta(days=30)  # that ranks wait for rank 0, which alone turns edges into labels
 
 
 def rank() -> int:
@@ -20,7 +24,7 @@ def broadcast(value: Any) -> Any:
     if world_size() == 1:
         return value
     values = [value]
-    distributed.broadcast_object_list(values, src=0)
+    distributed.broadcast_object_list(values, src=0, group=_patient(distributed.group.WORLD))
     return values[0]
 
 
@@ -29,5 +33,11 @@ def gather(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     values = [None] * world_size() if rank() == 0 else None
-    distributed.gather_object(value, values, dst=0)
+    distributed.gather_object(value, values, dst=0, group=_patient(distributed.group.WORLD))
     return values or []
+
+
+@functools.cache
+def _patient(world: distributed.ProcessGroup) -> distributed.ProcessGroup:
+    """All ranks of ``world`` as a group that waits: minutes of work on rank 0 end the others of Lightning's group."""
+    return distributed.new_group(backend="gloo", timeout=PATIENCE)
