@@ -12,6 +12,7 @@ from lcde.commands.entry import exit_on_input_error, own_processes, seed_everyth
 from lcde.commands.scoring import evaluate_baselines, evaluate_parts
 from lcde.configuration import CONF, build, build_each, build_rule, trained_model
 from lcde.evaluation.output import print_published, print_table, write_config, write_results
+from lcde.files import remove_unfinished
 from lcde.methods.method import Method
 from lcde.models.weights import load_checkpoint
 from lcde.report.html import write_report
@@ -41,6 +42,7 @@ def main(config: DictConfig) -> float:
     else:
         run_dir = Path(config.resume)
         config, name = resumed(run_dir)
+    rank_zero_only(remove_unfinished)(run_dir)
     limit_threads()
     seed_everything(config.seed)
 

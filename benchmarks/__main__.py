@@ -18,7 +18,7 @@ from benchmarks import ROOT
 from benchmarks.measure import Case, Options, machine, measure_all, print_table, write_results
 
 BENCHMARKS = ("stages", "metrics", "knn", "networks", "pipeline", "training", "sweep", "busy")
-ALONE = ("ablation", "galleries", "gpu", "perturbed", "rehearsal")  # each has a command line of its own
+ALONE = ("ablation", "galleries", "gpu", "perturbed", "rehearsal", "soak")  # each has a command line of its own
 SMALLEST = 10_000  # the smallest size, a sixteenth of it, must still suffice to train FAISS's codes
 
 

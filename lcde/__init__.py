@@ -8,6 +8,11 @@ if sys.platform == "darwin":
     # FAISS and torch each bring an OpenMP runtime; without this the second one to load ends the process.
     os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
 
+# oneDNN and torch's layer above it keep code for each of the last 1024 shapes of a bfloat16 product on a CPU, up to 1 GB
+# in all. Neighbourhoods come in hundreds of shapes; those of one size follow each other, so that few need to be kept.
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(cache, "128")
+
 # Lightning 2.6 calls what torch 2.13 deprecates, at every batch; nothing that a user could change.
 warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
 

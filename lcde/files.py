@@ -15,6 +15,8 @@ from numpy.lib import format as npy
 
 from lcde.errors import InputError
 
+UNFINISHED = ".unfinished"  # ending of temporary files
+
 
 def require_file(path: Path, what: str) -> Path:
     """Return ``path``; raise `InputError` where no file is there, or an empty one or a pointer of git-lfs."""
@@ -55,7 +57,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     with _told(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with open(handle, "wb") as file:
                 write(file)
@@ -77,6 +79,12 @@ def file_backed(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray
         if hasattr(os, "posix_fallocate"):  # a full disk would otherwise kill the process when it assigns values
             os.posix_fallocate(file.fileno(), 0, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
         return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes left of `write_atomically` in ``folder``, where no other process may write now."""
+    for left in folder.rglob(f".*{UNFINISHED}"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager
