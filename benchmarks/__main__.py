@@ -3,7 +3,8 @@
 Three benchmarks compare scores instead of times: ``python -m benchmarks ablation``, rules with and without each of
 their parts, ``python -m benchmarks galleries``, methods without labels on real galleries, and ``python -m benchmarks
 perturbed``, approximate and flawed kNN graphs. ``python -m benchmarks gpu`` measures what a GPU gives, all in one
-process. ``python -m benchmarks rehearsal`` writes a data set of MS1M's size.
+process. ``python -m benchmarks rehearsal`` writes a data set of MS1M's size. ``python -m benchmarks soak`` kills and
+resumes an hour of training.
 """
 
 import argparse

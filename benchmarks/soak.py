@@ -1,7 +1,7 @@
-"""An hour of training, killed and resumed at random, beside the same training undisturbed: ``python -m benchmarks soak``.
+"""An hour of training, half of it killed and resumed at random: ``python -m benchmarks soak``.
 
-A short training tells how many epochs fit into the time. The undisturbed run takes half of it, the other run the rest.
-That one is killed (SIGKILL) while it starts, trains, evaluates, writes checkpoints and, once, while it writes its
+A short training tells how many epochs fit into the time. An undisturbed run takes less than half of it. The same run in
+another folder is killed (SIGKILL) while it starts, trains, evaluates, writes checkpoints and, once, while it writes its
 results, and must end with the same weights, history, scores, labels and files. Memory is read from /proc: Linux only.
 """
 
@@ -84,14 +84,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Kill:
-    """A moment of a process: ``share`` of the usual length of ``stage`` after its beginning, ``epochs`` from the first.
+    """A moment of a process: ``seconds`` after it began ``stage`` for the time after the first ``times``.
 
     A stage that happens to be shorter has ended then: the kill falls into the next one.
     """
 
     stage: str
-    epochs: int
-    share: float
+    times: int
+    seconds: float
+
+    def is_due(self, stages: Sequence[Stage], now: float) -> bool:
+        """Whether a process with these ``stages`` has come to it, ``now`` seconds after its start."""
+        begun = [stage.second for stage in stages if stage.name == self.stage]
+        return len(begun) > self.times and now >= begun[self.times] + self.seconds
 
 
 @dataclass
@@ -129,18 +134,17 @@ def main(arguments: Sequence[str]) -> None:
 
     folder, described = Path(tempfile.mkdtemp(prefix="soak-")), machine()
     whole, killed = folder / "undisturbed", folder / "killed"
-    epochs = epochs_within(60 * options.minutes, watched(command(folder / "probe", PROBE), folder / "probe.txt"))
-    undisturbed = watched(command(whole, epochs), folder / "undisturbed.txt")
-    if undisturbed.exit_code:
-        raise SystemExit(f"the undisturbed training failed; {folder}/undisturbed.txt says why.")
+    log = folder / "log.txt"
+    probe = require_success(watched(command(folder / "probe", PROBE), log), log)
+    epochs = epochs_within(60 * options.minutes, probe)
+    undisturbed = require_success(watched(command(whole, epochs), log), log)
     rng = np.random.default_rng(options.seed)
-    disturbed = list(until_it_ends(killed, epochs, undisturbed.lengths(), rng, folder / "killed.txt"))
+    disturbed = list(until_it_ends(killed, epochs, undisturbed.lengths(), rng, log))
+    require_success(disturbed[-1], log)
 
     growth = Growth.of(undisturbed)
     failures = [*differences(whole, killed), *growth.failures()]
-    if disturbed[-1].exit_code:
-        failures = [f"a process of the killed run failed; {folder}/killed.txt says why"]
-    table(epochs, undisturbed, disturbed, growth, failures).print()
+    table(epochs, undisturbed, disturbed, growth).print()
     path = options.results / f"soak-{str(described['date'])[:19].replace(':', '-')}.json"
     kept = {
         "machine": described,
@@ -155,6 +159,7 @@ def main(arguments: Sequence[str]) -> None:
     Console().print(f"results: {path}")
     if failures:
         raise SystemExit(f"error: {'; '.join(failures)}. Both runs are kept in {folder}.")
+    Console().print(f"the same weights, history, scores, labels and files; memory grew by {growth.share:.2%}")
     shutil.rmtree(folder)
 
 
@@ -164,10 +169,15 @@ def command(folder: Path, epochs: int) -> list[str]:
     return [*SETTINGS, f"trainer.max_epochs={epochs}", stages, f"hydra.run.dir={folder}"]
 
 
+def require_success(process: Process, log: Path) -> Process:
+    """Return ``process``; end with an error where it failed."""
+    if process.exit_code:
+        raise SystemExit(f"error: a training failed with exit code {process.exit_code}; the end of {log} says why.")
+    return process
+
+
 def epochs_within(seconds: float, probe: Process) -> int:
-    """How many epochs both trainings can have, in time for kills; ``probe`` tells how long start and epochs take."""
-    if probe.exit_code:
-        raise SystemExit("a short training failed: python train.py " + " ".join(SETTINGS))
+    """How many epochs both runs can have, with time for kills; ``probe`` tells how long start and epochs take."""
     epoch = statistics.median(np.diff([stage.second for stage in probe.epochs]))
     start = probe.epochs[0].second
     return max(FEWEST, int((seconds - probe.seconds) / (2 * epoch + (start + epoch) / BETWEEN_KILLS)))
@@ -176,61 +186,48 @@ def epochs_within(seconds: float, probe: Process) -> int:
 def until_it_ends(
     folder: Path, epochs: int, lengths: Mapping[str, float], rng: np.random.Generator, log: Path
 ) -> Iterator[Process]:
-    """Start the training into ``folder`` and kill it until it has ended, as its documentation says to go on."""
-    results = Kill(RESULTS, 0, rng.random())
+    """Start the training into ``folder`` and kill it, until it has ended; ``lengths`` are the usual ones of stages."""
+    at_the_end = [Kill(RESULTS, 0, rng.random() * lengths[RESULTS])]
     while True:
-        # No settings yet: nothing to resume. No checkpoint yet: `resume` starts from the beginning.
+        stage = str(rng.choice([START, TRAINING, EVALUATION, CHECKPOINTS]))
+        times = 0 if stage == START else int(rng.integers(2 * BETWEEN_KILLS + 1))
+        kills = [Kill(stage, times, rng.random() * lengths[stage]), *at_the_end]
+        # Without settings there is nothing to resume; without a checkpoint, `resume` starts from the beginning.
         resume = (folder / "config.yaml").exists()
-        kill = Kill(str(rng.choice([START, TRAINING, EVALUATION, CHECKPOINTS])), 0, rng.random())
-        if kill.stage != START:
-            kill = Kill(kill.stage, int(rng.integers(2 * BETWEEN_KILLS + 1)), kill.share)
-        kills = [kill, results]
-        process = watched([f"resume={folder}"] if resume else command(folder, epochs), log, kills, lengths)
+        process = watched([f"resume={folder}"] if resume else command(folder, epochs), log, kills)
         yield process
         if process.exit_code != -signal.SIGKILL:
             return
         if process.stages[-1].name == RESULTS:
-            results = Kill(RESULTS, epochs, 0.0)  # never again
+            at_the_end.clear()
 
 
-def watched(
-    arguments: Sequence[str], log: Path, kills: Sequence[Kill] = (), lengths: Mapping[str, float] | None = None
-) -> Process:
-    """Run train.py to its end, or to the first of ``kills``; ``lengths`` are the usual ones of the stages, in seconds."""
-    seen, start = Process(), time.monotonic()
-    with open(log, "a") as output:
-        process = subprocess.Popen(
-            [sys.executable, "train.py", *arguments], cwd=ROOT, stdout=output, stderr=output, start_new_session=True
-        )
-        output.seek(0, os.SEEK_END)
-    try:
-        with open(log) as lines:
-            lines.seek(0, os.SEEK_END)
-            seen.stages.append(Stage(START, 0.0, resident_mb(process.pid)))
-            while True:
+def watched(arguments: Sequence[str], log: Path, kills: Sequence[Kill] = ()) -> Process:
+    """Run train.py to its end, or to the first of ``kills``; what it prints is added to ``log``."""
+    seen, start, command = Process(), time.monotonic(), [sys.executable, "train.py", *arguments]
+    with open(log, "a") as output, open(log) as lines:
+        lines.seek(0, os.SEEK_END)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
+        seen.stages.append(Stage(START, 0.0, resident_mb(process.pid)))
+        try:
+            ended = False
+            while not ended:
                 ended, now = process.poll() is not None, time.monotonic() - start
                 for line in lines:
                     if line.startswith(MARK):
                         seen.stages.append(Stage(line.removeprefix(MARK).strip(), now, resident_mb(process.pid)))
-                if ended:
-                    break
-                if now >= len(seen.memory_mb):
+                if not ended and now >= len(seen.memory_mb):
                     seen.memory_mb.append(resident_mb(process.pid))
                     seen.load.append(os.getloadavg()[0])
-                if any(_is_due(kill, seen.stages, now, lengths) for kill in kills):
+                if not ended and any(kill.is_due(seen.stages, now) for kill in kills):
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
                 time.sleep(POLL)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     seen.seconds, seen.exit_code = now, process.wait()
     return seen
-
-
-def _is_due(kill: Kill, stages: Sequence[Stage], now: float, lengths: Mapping[str, float]) -> bool:
-    begun = [stage.second for stage in stages if stage.name == kill.stage]
-    return len(begun) > kill.epochs and now >= begun[kill.epochs] + kill.share * lengths[kill.stage]
 
 
 def resident_mb(group: int) -> float:
@@ -241,7 +238,7 @@ def resident_mb(group: int) -> float:
             values = (process / "stat").read_text().rpartition(")")[2].split()  # from the third on, see proc(5)
             if int(values[2]) == group:
                 pages += int(values[21])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
 @dataclass(frozen=True)
@@ -313,18 +310,16 @@ def identical(first: Any, second: Any) -> bool:
     return first == second
 
 
-def table(
-    epochs: int, undisturbed: Process, disturbed: Sequence[Process], growth: Growth, failures: Sequence[str]
-) -> ResultTable:
+def table(epochs: int, undisturbed: Process, disturbed: Sequence[Process], growth: Growth) -> ResultTable:
     """What both runs took."""
-    kills = Counter(process.stages[-1].name for process in disturbed if process.exit_code == -signal.SIGKILL)
+    kills = Counter(process.stages[-1].name for process in disturbed[:-1])
+    killed = ", ".join(f"{name} {count}" for name, count in sorted(kills.items()))
     rows = []
-    for name, processes in (("undisturbed", [undisturbed]), ("killed", disturbed)):
+    for processes, grown in (([undisturbed], f"{growth.mb_per_epoch:+.3f}"), (disturbed, "")):
         minutes, peak = sum(each.seconds for each in processes) / 60, max(max(each.memory_mb) for each in processes)
         load = statistics.mean(value for each in processes for value in each.load)
         begun = sum(len(each.epochs) for each in processes)
-        rows.append([name, f"{len(processes)}", f"{begun}", f"{minutes:.1f}", f"{peak:,.0f}", f"{load:.1f}"])
-    killed = ", ".join(f"{name} {count}" for name, count in sorted(kills.items()))
-    grown = f"{growth.mb_per_epoch:+.4f} MB an epoch, {growth.share:+.2%} in all"
-    title = f"{epochs} epochs; killed in: {killed}; memory: {grown}; {'failed' if failures else 'the same results'}"
-    return ResultTable(title, ["run", "processes", "epochs begun", "minutes", "peak MB", "load"], rows)
+        numbers = f"{begun}", f"{minutes:.1f}", f"{load:.1f}", f"{peak:,.0f}", grown
+        rows.append([killed if processes is disturbed else "never", f"{len(processes)}", *numbers])
+    columns = ["killed in", "processes", "epochs begun", "minutes", "load", "peak MB", "MB per epoch"]
+    return ResultTable(f"{epochs} epochs, undisturbed and killed", columns, rows)

@@ -8,8 +8,8 @@ if sys.platform == "darwin":
     # FAISS and torch each bring an OpenMP runtime; without this the second one to load ends the process.
     os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
 
-# oneDNN and torch's layer above it keep code for each of the last 1024 shapes of a bfloat16 product on a CPU, up to 1 GB
-# in all. Neighbourhoods come in hundreds of shapes; those of one size follow each other, so that few need to be kept.
+# On a CPU, oneDNN and torch's layer above it keep code for each of the last 1024 shapes of a bfloat16 product, 1 GB in
+# all. Batches of neighbourhoods come in ever new shapes; like ones follow each other, so that few need to be kept.
 for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(cache, "128")
 

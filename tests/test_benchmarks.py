@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ import torch
 
 import benchmarks.knn
 import benchmarks.networks
-from benchmarks import ROOT, ablation, busy, galleries, gpu, perturbed, pipeline, rehearsal, sweep, training
+from benchmarks import ROOT, ablation, busy, galleries, gpu, perturbed, pipeline, rehearsal, soak, sweep, training
 from benchmarks.__main__ import BENCHMARKS, cases_of
 from benchmarks.graphs import identity_features, identity_graph, labelings
 from benchmarks.measure import Case, Options, Run, summarise
@@ -397,3 +399,94 @@ def test_ablation_of_trained_networks(results, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "absent is left out" in printed
     assert "none.py does not exist" in printed
+
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+
+
+@LINUX
+@pytest.mark.slow
+def test_a_tiny_soak_ends_as_the_undisturbed_run(tiny, tmp_path, monkeypatch, capsys):
+    for name, value in {
+        "SETTINGS": [*tiny, "report=false", "~baselines"],
+        "PROBE": 2,
+        "FEWEST": 6,
+        "BETWEEN_KILLS": 2,
+        "MOST_GROWTH": np.inf,  # caches fill
+    }.items():
+        monkeypatch.setattr(soak, name, value)
+    soak.main(["--minutes=0", "--seed=1", f"--results={tmp_path}"])
+    [file] = tmp_path.glob("soak-*.json")
+    kept = json.loads(file.read_text())
+    assert kept["failures"] == []
+    assert kept["settings"]["epochs"] == 6
+    *killed, last = kept["killed"]
+    assert killed and all(process["exit_code"] == -signal.SIGKILL for process in killed)
+    assert (last["exit_code"], last["stages"][-1]["name"]) == (0, soak.RESULTS)
+    stages = [stage["name"] for stage in kept["undisturbed"]["stages"]]
+    assert stages == [soak.START, *[soak.TRAINING, soak.EVALUATION, soak.CHECKPOINTS] * 6, soak.RESULTS]
+    assert min(kept["undisturbed"]["memory_mb"][1:]) > 10
+    assert "the same weights, history, scores, labels and files" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_whatever_differs_after_a_soak_is_told(trained, tmp_path):
+    folder = trained[0]
+    for name in ("same", "other"):
+        shutil.copytree(folder, tmp_path / name)
+    (tmp_path / "same" / "2026-01-31_12-00-00" / "csv").mkdir(parents=True)  # of an attempt that was resumed
+    (tmp_path / "same" / "2026-01-31_12-00-00" / "csv" / "metrics.csv").write_text("other times")
+    assert list(soak.differences(folder, tmp_path / "same")) == []
+
+    other = tmp_path / "other"
+    (other / "checkpoints" / ".last.ckpt.abc.unfinished").write_bytes(b"half")
+    scores = json.loads((other / "metrics.json").read_text())
+    scores["part1_test"]["nmi"] += 1e-9
+    (other / "metrics.json").write_text(json.dumps(scores))
+    labels = np.load(other / "labels" / "part2_test.npy")
+    np.save(other / "labels" / "part2_test.npy", labels[::-1])
+    last = torch.load(other / "checkpoints" / "last.ckpt", weights_only=True)
+    weight = next(iter(last["state_dict"].values()))
+    weight.view(-1)[0] = torch.nextafter(weight.view(-1)[0], torch.tensor(9.0))
+    last["callbacks"]["ClusteringEvaluation"]["history"][0]["val/f_score"] += 1e-9
+    torch.save(last, other / "checkpoints" / "last.ckpt")
+    assert list(soak.differences(folder, other)) == [
+        "the killed run left checkpoints/.last.ckpt.abc.unfinished and lacks none",
+        "the scores in metrics.json differ",
+        "the labels of part2_test differ",
+        "state_dict of last.ckpt differs",
+        "the history in last.ckpt differs",
+    ]
+    (other / "metrics.json").unlink()
+    assert len(list(soak.differences(folder, other))) == 1
+
+
+def test_growth_of_memory_is_measured_after_the_warm_up():
+    for growth, failed in ((0.01, False), (1.0, True)):
+        memory = [100 * min(epoch, 5) + growth * epoch for epoch in range(20)]
+        stages = [soak.Stage(soak.TRAINING, epoch, value) for epoch, value in enumerate(memory)]
+        measured = soak.Growth.of(soak.Process(stages))
+        assert measured.mb_per_epoch == pytest.approx(growth)
+        assert measured.share == pytest.approx(14 * growth / np.mean(memory[5:]))
+        assert bool(list(measured.failures())) == failed
+
+
+def test_a_kill_comes_after_the_stage_has_begun_often_enough():
+    names = [soak.START, *[soak.TRAINING, soak.EVALUATION] * 3]
+    stages = [soak.Stage(name, second, 1.0) for second, name in enumerate(names)]
+    kill = soak.Kill(soak.EVALUATION, 1, 2.5)
+    assert not kill.is_due(stages, 6.4)
+    assert kill.is_due(stages, 6.6)
+    assert not kill.is_due(stages[:4], 6.6)
+
+
+@LINUX
+def test_memory_of_a_process_group_counts_children():
+    code = "import subprocess, sys; data = b'1' * 10**8; {}; print(flush=True); sys.stdin.read()"
+    child = "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=-1); child.stdout.readline()"
+    command = [sys.executable, "-c", code.format(child), code.format("pass")]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, start_new_session=True) as process:
+        process.stdout.readline()
+        assert 200 < soak.resident_mb(process.pid) < 400
+        process.stdin.close()
+    assert soak.resident_mb(process.pid) == 0

@@ -13,7 +13,7 @@ from lcde.data.formats import write_knn
 from lcde.errors import InputError
 from lcde.evaluation.output import write_config, write_results
 from lcde.evaluation.results import Result
-from lcde.files import file_backed, require_writable, write_atomically
+from lcde.files import file_backed, remove_unfinished, require_writable, write_atomically
 from lcde.methods.method import Clustering
 from lcde.methods.saved import SavedClustering
 from lcde.methods.unsupervised import UnsupervisedRule
@@ -116,3 +116,22 @@ def test_a_folder_without_permission_is_told(write, tmp_path):
 def test_a_checked_folder_is_there_and_empty(tmp_path):
     require_writable(tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
+
+
+def test_only_what_was_left_unfinished_is_removed(tmp_path):
+    (tmp_path / "figures").mkdir()
+    others = [tmp_path / name for name in (".env.template", "figures/a.png.unfinished", "figures/b.png")]
+    for path in others:
+        path.write_bytes(b"whole")
+
+    write_atomically(tmp_path / "figures" / "a.png", partial(leave_behind, folder=tmp_path / "figures"))
+    assert len(list((tmp_path / "figures").iterdir())) == 4
+    remove_unfinished(tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*others, tmp_path / "figures" / "a.png"}
+
+
+def leave_behind(file, folder):
+    """Write, and keep a second name of the temporary file, as if the process had been killed before it was renamed."""
+    file.write(b"half")
+    [temporary] = folder.glob(".a.png.*")
+    os.link(temporary, temporary.with_name(temporary.name.replace(".a.png.", ".a.png.0")))
