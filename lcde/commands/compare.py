@@ -29,7 +29,7 @@ from lcde.data.gallery import Gallery
 from lcde.errors import InputError
 from lcde.evaluation.output import metrics_of, table_row
 from lcde.evaluation.results import evaluate
-from lcde.files import readable, write_atomically
+from lcde.files import readable, remove_unfinished, write_atomically
 from lcde.methods.classical import ThresholdRule, with_best_threshold
 from lcde.methods.method import Method, Rule
 from lcde.models.base import Model
@@ -149,6 +149,7 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
     """Run those ``jobs`` that have no results yet, one after the other, and yield each when it has ended."""
     for job in track([job for job in jobs if not job.results.is_file()], "methods and seeds"):
         print(f"{job.method}, seed {job.seed}", flush=True)
+        remove_unfinished(job.folder)
         with open(job.folder / "log.txt", "wb") as log:  # written as the job goes on, to be watched
             command = [sys.executable, "-m", "lcde.commands.compare", str(job.folder)]
             subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lcde.commands.compare import run
+from lcde.files import UNFINISHED
 from lcde.report.leaderboard import ranking, write_leaderboard
 
 SMALL = '+settings.lcde=["model.num_layers=1","trainer.max_epochs=1"]'
@@ -144,9 +145,12 @@ def test_a_comparison_goes_on_where_it_was_interrupted(tiny_data, lcde, tmp_path
     assert float(next(line for line in before if line["method"] == "lcde")["training_seconds"]) > 0
 
     (tmp_path / "components" / "0" / "results.json").unlink()
+    left = tmp_path / "components" / "0" / f".results.json.abc{UNFINISHED}"
+    left.write_text("half")
     kept = (tmp_path / "lcde" / "0" / "results.json").stat().st_mtime_ns
     lcde("compare", *arguments, f"hydra.run.dir={tmp_path}")
     assert (tmp_path / "lcde" / "0" / "results.json").stat().st_mtime_ns == kept
+    assert not left.exists()
     after = table_of(tmp_path)
     for old, new in zip(before, after, strict=True):
         assert (old["method"], old["pairwise_f_score"]) == (new["method"], new["pairwise_f_score"])
