@@ -99,7 +99,7 @@ def knn_graph(
                 write_knn(path, pieces or build_knn(features, graph_k), fingerprint, files.layout)
                 del pieces  # shards are mapped, and Windows deletes no such file
                 graph, seconds = stored_graph(features, k, files), time.perf_counter() - start
-                beside = [file for file in path.parent.iterdir() if file.name.startswith(f".{path.name}.")]
+                beside = [file for file in path.parent.iterdir() if f".{path.name}." in file.name]
                 _delete(file for file in beside if file != lock)  # shards, and files of killed jobs
         assert graph is not None
         _delete([lock])  # who waits for it finds the graph stored

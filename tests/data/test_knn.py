@@ -231,17 +231,17 @@ def test_jobs_search_some_rows_of_a_graph_each(make_gallery, tmp_path, monkeypat
 
 
 def search_some_rows(features, folder):
-    """Be killed when the third shard is being searched."""
+    """Be killed when half of the third shard is written."""
     lcde.data.knn.SHARD_ROWS = 6
-    original, searched = lcde.data.knn._neighbours, []
+    original, written = lcde.data.knn.write_knn, []
 
-    def neighbours(*arguments, **settings):
-        searched.append(arguments)
-        if len(searched) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **settings)
+    def write(path, *arguments):
+        written.append(path)
+        if len(written) == 3:
+            write_atomically(path, lambda file: (file.write(b"half"), os.kill(os.getpid(), signal.SIGKILL)))
+        original(path, *arguments)
 
-    lcde.data.knn._neighbours = neighbours
+    lcde.data.knn.write_knn = write
     knn_graph(features, 6, files(folder), "part")
 
 
@@ -253,6 +253,7 @@ def test_a_job_searches_the_rows_that_a_killed_one_left(processes, make_gallery,
     killed.start()
     killed.join(60)
     assert killed.exitcode == -signal.SIGKILL
+    assert any(path.suffix == ".unfinished" for path in tmp_path.iterdir())
     monkeypatch.setattr(lcde.data.knn, "SHARD_ROWS", 6)
     neighbours = lcde.data.knn._neighbours
     monkeypatch.setattr(
