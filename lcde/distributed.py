@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import distributed
 
-PATIENCE = timedelta(days=30)  # that ranks wait for rank 0, which alone turns edges into labels
+TIMEOUT = timedelta(days=30)  # of ranks that wait for rank 0, which alone turns edges into labels
 
 
 def rank() -> int:
@@ -24,7 +24,7 @@ def broadcast(value: Any) -> Any:
     if world_size() == 1:
         return value
     values = [value]
-    distributed.broadcast_object_list(values, src=0, group=_patient(distributed.group.WORLD))
+    distributed.broadcast_object_list(values, src=0, group=_waiting(distributed.group.WORLD))
     return values[0]
 
 
@@ -33,11 +33,11 @@ def gather(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     values = [None] * world_size() if rank() == 0 else None
-    distributed.gather_object(value, values, dst=0, group=_patient(distributed.group.WORLD))
+    distributed.gather_object(value, values, dst=0, group=_waiting(distributed.group.WORLD))
     return values or []
 
 
-@functools.cache
-def _patient(world: distributed.ProcessGroup) -> distributed.ProcessGroup:
-    """All ranks of ``world`` as a group that waits: minutes of work on rank 0 end the others of Lightning's group."""
-    return distributed.new_group(backend="gloo", timeout=PATIENCE)
+@functools.lru_cache(maxsize=1)  # a sweep has a new ``world`` for each job, and must not keep the old ones
+def _waiting(world: distributed.ProcessGroup) -> distributed.ProcessGroup:
+    """A group of all ranks of ``world`` that waits for `TIMEOUT`; Lightning's own gives up after some minutes."""
+    return distributed.new_group(backend="gloo", timeout=TIMEOUT)

@@ -68,7 +68,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def file_backed(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array in a temporary file of ``folder``, for what memory should not hold; the file goes with the array.
+    """An array in a temporary file of ``folder``, which is deleted with it, for values that would fill the memory.
 
     Raises
     ------
@@ -139,12 +139,7 @@ def map_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(member) as file:
         shape, fortran_order, dtype = read_header(file)
         header = file.tell()
-        if (
-            member.compress_type != zipfile.ZIP_STORED
-            or fortran_order
-            or dtype.kind not in "iuf"
-            or not member.file_size
-        ):
+        if member.compress_type != zipfile.ZIP_STORED or fortran_order or dtype.kind not in "iuf":
             return read_array(archive, name)
         while file.read(2**22):  # at its end, an archive compares the checksum
             pass

@@ -5,7 +5,7 @@ Shape letters used everywhere: N faces, D feature dimension, K neighbours counti
 
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -362,21 +362,23 @@ def write_knn(path: Path, graph: KNNGraph | Sequence[KNNGraph], fingerprint: str
     shape = num_faces, k = sum(map(len, pieces)), pieces[0].k
     number = np.float32 if num_faces < 2**24 else np.float64  # float32 holds integers exactly up to 2^24
 
-    def indices(file: IO[bytes]) -> None:
-        _write_array(file, shape, np.int32, (piece.indices[rows] for piece, rows in _blocks(pieces)))
+    def write_array(
+        file: IO[bytes], values: Callable[[KNNGraph], np.ndarray], dtype: type, shape: tuple[int, ...] = shape
+    ) -> None:
+        npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+        for piece in pieces:
+            for rows in row_blocks(len(piece)):
+                block = values(KNNGraph(piece.indices[rows], piece.similarities[rows]))
+                file.write(np.ascontiguousarray(block, dtype).data)
 
-    def similarities(file: IO[bytes]) -> None:
-        _write_array(file, shape, np.float32, (piece.similarities[rows] for piece, rows in _blocks(pieces)))
+    def both(block: KNNGraph) -> np.ndarray:
+        return np.stack([block.indices, 1 - block.similarities.astype(number)], axis=1)
 
-    def distances(file: IO[bytes]) -> None:
-        _write_array(file, shape, np.float32, (1 - piece.similarities[rows] for piece, rows in _blocks(pieces)))
-
-    def both(file: IO[bytes]) -> None:
-        values = ((piece.indices[rows], 1 - piece.similarities[rows].astype(number)) for piece, rows in _blocks(pieces))
-        _write_array(file, (num_faces, 2, k), number, (np.stack(pair, axis=1) for pair in values))
-
-    members: dict[str, dict[str, Callable[[IO[bytes]], None]]] = {
-        "data": {"data": both},
+    indices = partial(write_array, values=lambda block: block.indices, dtype=np.int32)
+    similarities = partial(write_array, values=lambda block: block.similarities, dtype=np.float32)
+    distances = partial(write_array, values=lambda block: 1 - block.similarities, dtype=np.float32)
+    members = {
+        "data": {"data": partial(write_array, values=both, dtype=number, shape=(num_faces, 2, k))},
         "knns": {"knns": indices, "dists": distances},
         "arrays": {"indices": indices, "similarities": similarities},
     }
@@ -390,17 +392,6 @@ def write_knn(path: Path, graph: KNNGraph | Sequence[KNNGraph], fingerprint: str
                     write_member(member)
 
     write_atomically(path, indices if layout == "npy" else write)
-
-
-def _blocks(pieces: Sequence[KNNGraph]) -> Iterator[tuple[KNNGraph, slice]]:
-    return ((piece, rows) for piece in pieces for rows in row_blocks(len(piece)))
-
-
-def _write_array(file: IO[bytes], shape: tuple[int, ...], dtype: type, blocks: Iterable[np.ndarray]) -> None:
-    """Write an ``.npy`` array of ``shape`` from its consecutive ``blocks`` of rows."""
-    npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
-    for block in blocks:
-        file.write(np.ascontiguousarray(block, dtype).data)
 
 
 def _read_data(file: IO[bytes]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ Output = TypeVar("Output")
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """``array`` on ``device``; on a CPU no copy, whose elements may lie in a file and must not be assigned to."""
+    """``array`` on ``device``; on a CPU it is not copied and may lie in a read-only file: do not assign to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array).to(device)
@@ -134,7 +134,7 @@ class GraphScorer(Scores):
         blocks = row_blocks(len(rows), size=self._batch_size(rows))
 
         def values(items: Tensor) -> Tensor:
-            return embed(self._features_of(self._neighbours(items))).to(self.home)
+            return embed(self._features_of(self._neighbours(items).long())).to(self.home)
 
         return torch.cat([piece for block in blocks for piece in self._in_pieces(rows[block], values)])
 
@@ -266,16 +266,16 @@ class GraphScorer(Scores):
     def _score(self, items: Tensor, of_faces: bool) -> Tensor:
         if of_faces and self.networks.connectivity_in_graph is not None:
             return self.networks.connectivity_in_graph(DeviceGraph(self.features, self.indices), items[:, 0])
-        neighbours = self._neighbours(items)
+        neighbours = self._neighbours(items).long()
         if of_faces:
             assert self.networks.connectivity is not None
             return self.networks.connectivity(self._features_of(neighbours))
         assert self.networks.edge_probability is not None
-        return self.networks.edge_probability(self._features_of(neighbours), neighbours.long().to(self.device))
+        return self.networks.edge_probability(self._features_of(neighbours), neighbours.to(self.device))
 
     def _features_of(self, faces: Tensor) -> Tensor:
-        """Features (..., D) of ``faces`` (...), on the device."""
-        return self.features[faces.long()].to(self.device, self.dtype)
+        """Features (..., D) of ``faces`` (...) int64, on the device."""
+        return self.features[faces].to(self.device, self.dtype)
 
     def _neighbours(self, items: Tensor) -> Tensor:
         """Neighbours (B, E·K) of ``items`` (B, E)."""
@@ -298,6 +298,7 @@ def _has_room(device: torch.device, gallery: Gallery, dtype: torch.dtype) -> boo
     needed = gallery.features.size * dtype.itemsize + gallery.graph.indices.nbytes
     free, _ = torch.cuda.mem_get_info(device)
     if needed > ROOM * free:
-        reason = f"{gallery.name} takes {needed / 1e9:.3g} GB of the {free / 1e9:.3g} GB that are free on {device}"
-        warnings.warn(f"{reason}; it stays in main memory, and batches are copied to the device.", stacklevel=2)
+        reason = f"features and kNN graph of {gallery.name} take {needed / 1e9:.3g} GB"
+        remedy = "they stay in main memory, and batches are copied to the device"
+        warnings.warn(f"{reason}, but {device} has only {free / 1e9:.3g} GB free; {remedy}.", stacklevel=2)
     return needed <= ROOM * free
