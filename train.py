@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import lcde  # noqa: F401  before torch: lcde says how its threads wait for each other
+
+# isort: split
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf

@@ -8,6 +8,12 @@ if sys.platform == "darwin":
     # FAISS and torch each bring an OpenMP runtime; without this the second one to load ends the process.
     os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
 
+# OpenMP's threads wait for each other in a loop before they sleep. GNU's runtime, which the wheels of torch and FAISS
+# bring on Linux, repeats it 300,000 times, in which they keep the cores from other processes; it reads this when it is
+# loaded. Measured by `python -m benchmarks busy`.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 # On a CPU, oneDNN and torch's layer above it keep code for each of the last 1024 shapes of a bfloat16 product, 1 GB in
 # all. Batches of neighbourhoods come in ever new shapes; like ones follow each other, so that few need to be kept.
 for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):

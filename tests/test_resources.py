@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from lcde.data.datasets import MS1M, Custom
 from lcde.errors import InputError
 from lcde.estimator import LCDE
 from lcde.resources import available_memory, cpu_quota, limit_threads, require_memory, usable_cores
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -29,6 +32,36 @@ def system(tmp_path, monkeypatch):
     monkeypatch.setattr(lcde.resources, "PROC", tmp_path / "proc")
     monkeypatch.setattr(lcde.resources, "CGROUPS", tmp_path / "cgroup")
     return lambda files: make(**{name.replace("/", "__"): text for name, text in files.items()})
+
+
+WATCH = """
+import os, runpy, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Watch())
+runpy.run_path(sys.argv[1], run_name="script")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "expected"),
+    [
+        *((script, {}, "10000") for script in ("train.py", "eval.py", "compare.py")),
+        ("train.py", {"OMP_WAIT_POLICY": "active"}, "None"),
+        ("train.py", {"GOMP_SPINCOUNT": "7"}, "7"),
+    ],
+)
+def test_threads_that_wait_sleep_soon(script, given, expected):
+    """Torch's runtime reads the variable when it is loaded."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    command = [sys.executable, "-c", WATCH, str(ROOT / script)]
+    found = subprocess.run(command, env={**environment, **given}, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == expected
 
 
 V1 = "5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n0::/\n"
