@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lcde import LCDE
+from lcde.models.base import DeviceGraph, Neighbourhoods
 from lcde.models.lcde import LCDEModel
 from lcde.models.universal import UniversalModel
 
@@ -82,6 +83,34 @@ def test_training_on_a_gpu_learns(runs, trained):
     on_gpu, on_cpu = (json.loads((folder / "metrics.json").read_text()) for folder in (runs[0], trained[0]))
     for part, result in on_cpu.items():
         assert on_gpu[part]["pairwise"]["f_score"] > result["pairwise"]["f_score"] - 0.1
+
+
+def test_training_batches_are_split_where_the_memory_does_not_suffice():
+    size, model = 4096, make_model().to(CUDA)
+    labels = torch.ones(size, 2, 2, K, dtype=torch.int64, device=CUDA)
+    graph = DeviceGraph(torch.empty(0, D), torch.empty(0, K))
+    pairs = torch.zeros(size, 2, dtype=torch.int64, device=CUDA)
+    batch = Neighbourhoods(torch.randn(size, 2, K, D, device=CUDA), labels, labels[:, 0, 0, 0], pairs, graph)
+
+    def peak():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        sum(model.training_losses(batch).values()).backward()
+        return torch.cuda.max_memory_allocated() - before
+
+    whole = peak()
+    assert model.pieces == 1
+    torch.cuda.empty_cache()
+    room = torch.cuda.memory_reserved() + 0.4 * whole
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(CUDA).total_memory)
+    model.pieces = None
+    try:
+        with pytest.warns(UserWarning, match="does not suffice to train on 4096 pairs"):
+            in_pieces = peak()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert model.pieces > 1
+    assert in_pieces < 0.4 * whole
 
 
 def test_a_checkpoint_from_a_gpu_clusters_on_a_cpu(runs, make_gallery):

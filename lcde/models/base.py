@@ -4,6 +4,7 @@ Shape letters: B batch, K neighbours with the face itself first, D feature dimen
 """
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.distributed import rank
@@ -59,6 +61,16 @@ class Neighbourhoods(NamedTuple):
     def same_as_centre(self) -> Tensor:
         """1 where a neighbour of a face has its identity: (2B, K) int64, the ends of each pair side by side."""
         return self.same_as_end.diagonal(dim1=1, dim2=2).movedim(-1, 1).flatten(0, 1)
+
+    def split(self, pieces: int) -> list["Neighbourhoods"]:
+        """The pairs in ``pieces`` batches of nearly equal size, none of which is empty."""
+        features, same_as_end, same_identity, pairs = (
+            torch.tensor_split(tensor, min(pieces, len(tensor))) for tensor in self[:4]
+        )
+        return [
+            Neighbourhoods(*piece, self.graph)
+            for piece in zip(features, same_as_end, same_identity, pairs, strict=True)
+        ]
 
 
 class Model(LightningModule, ABC):
@@ -141,10 +153,14 @@ class Model(LightningModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum of the losses."""
         self.batch_idx = batch_idx
-        losses = self.losses(batch, training=True)
+        losses = self.training_losses(batch)
         logged = {f"train/{name}": loss for name, loss in losses.items()}
         self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch[0]), sync_dist=True)
         return reduce(torch.add, losses.values())
+
+    def training_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Losses of a training step by name."""
+        return self.losses(batch, training=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the losses on pairs of held-out identities."""
@@ -181,10 +197,17 @@ class PairModel(Model):
         D and K of the galleries that it is made for.
     optimizer, scheduler : callable, optional
         As of `Model`.
+
+    Attributes
+    ----------
+    pieces : int, optional
+        In how many pieces each training batch is computed, more than one where the device's memory does not suffice for
+        a whole one. None until the first step of a run has found it.
     """
 
     feature_dim: int
     k: int
+    pieces: int | None = None
 
     def __init__(
         self, feature_dim: int, k: int, optimizer: MakeOptimizer | None = None, scheduler: MakeScheduler | None = None
@@ -195,6 +218,60 @@ class PairModel(Model):
     @abstractmethod
     def networks(self, dtype: torch.dtype) -> PairNetworks:
         """The networks for inference with features of type ``dtype``; the model itself must stay as it is."""
+
+    def on_train_start(self) -> None:
+        """Another run may have another device."""
+        self.pieces = None
+
+    def training_losses(self, batch: Neighbourhoods) -> dict[str, Tensor]:
+        """Losses of a training step, in pieces where the memory does not suffice."""
+        if self.pieces is None:
+            self.pieces = self._pieces_that_fit(batch)
+        return self._losses_in(self.pieces, batch)
+
+    def _pieces_that_fit(self, batch: Neighbourhoods) -> int:
+        """The smallest power of two of pieces whose gradients can be computed; a warning if it is not 1.
+
+        It is tried before the first step: within one, the other processes of a job would wait for this one's gradients.
+        """
+        pieces = 1
+        while not self._fits(pieces, batch):
+            pieces *= 2
+        if pieces > 1:
+            reason = f"the memory of {self.device} does not suffice to train on {len(batch.pairs)} pairs at once"
+            warnings.warn(f"{reason}; each batch is computed in {pieces} pieces, for the same step.", stacklevel=2)
+        return pieces
+
+    def _fits(self, pieces: int, batch: Neighbourhoods) -> bool:
+        """Compute gradients of ``batch``, which leaves the model as it is, and tell whether the memory sufficed."""
+        buffers = [buffer.clone() for buffer in self.buffers()]
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        try:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                total = reduce(torch.add, self._losses_in(pieces, batch).values())
+                torch.autograd.grad(total, parameters, allow_unused=True)
+        except torch.OutOfMemoryError:
+            if pieces >= len(batch.pairs):
+                raise
+            return False
+        finally:
+            torch.clear_autocast_cache()  # casts of the weights, whose graphs are gone
+            for buffer, before in zip(self.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        return True
+
+    def _losses_in(self, pieces: int, batch: Neighbourhoods) -> dict[str, Tensor]:
+        """Losses of ``batch``; of several pieces, the mean of theirs, weighted by their numbers of pairs."""
+        if pieces == 1:
+            return self.losses(batch, training=True)
+        total: dict[str, Tensor] = {}
+        for piece in batch.split(pieces):
+            # What lies between input and losses is computed again in the backward pass, so that only that of one piece
+            # is in memory at a time.
+            losses = checkpoint(self.losses, piece, True, use_reentrant=False)
+            share = len(piece.pairs) / len(batch.pairs)
+            total = {name: total.get(name, 0) + share * loss for name, loss in losses.items()}
+        return total
 
     def graph_of(self, gallery: Gallery) -> KNNGraph:
         """The kNN graph of ``gallery`` as the networks read it, in training, too.

@@ -66,6 +66,29 @@ def test_two_processes_take_the_steps_of_one(one, small, succeed, tmp_path):
     assert (tmp_path / "metrics.json").is_file()
 
 
+LIMITED = """
+import torch
+from lcde.distributed import rank
+from lcde.models.lcde import LCDEModel
+
+class Limited(LCDEModel):
+    def losses(self, batch, training):
+        if training and rank() == 1 and len(batch.pairs) > 8:
+            raise torch.OutOfMemoryError
+        return super().losses(batch, training)
+"""
+
+
+def test_a_process_of_less_memory_takes_the_same_steps_in_pieces(one, small, tmp_path):
+    (tmp_path / "limited.py").write_text(LIMITED)
+    settings = ["trainer=ddp_cpu", "data.batch_size=32", "model._target_=limited.Limited"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "lcde", "train", *small, *settings, f"hydra.run.dir={tmp_path / 'two'}"]
+    output = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+    assert output.count("each batch is computed in 4 pieces") == 1
+    assert np.abs(steps(one)[:10] - steps(tmp_path / "two")[:10]).max() < 1e-4
+
+
 @pytest.mark.parametrize(
     ("peer", "loss", "size"),
     [("chen", "connectivity_loss", 32), ("star_fc", "edge_loss", 32), ("ltc", "overlap_loss", 4)],

@@ -70,6 +70,7 @@ def test_neighbours_that_are_not_read_do_not_count(batch):
 
 def test_a_step_reads_the_end_and_other_neighbours_that_change(batch, monkeypatch):
     model, seen = LCDEModel(**SIZES), []
+    model.pieces = 1  # known, so that no step is tried first
     monkeypatch.setattr(model, "log_dict", lambda *_, **__: None)
     losses = model._losses
     monkeypatch.setattr(
