@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from lcde.errors import InputError
 
 UNFINISHED = ".unfinished"  # ending of temporary files
+RUN_FOLDERS = ".", "checkpoints", "labels", "figures"  # where a run writes, in its folder
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -81,10 +82,11 @@ def file_backed(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what killed processes left of `write_atomically` in ``folder``, where no other process may write now."""
-    for left in folder.rglob(f".*{UNFINISHED}"):
-        left.unlink(missing_ok=True)
+def remove_unfinished(run_dir: Path) -> None:
+    """Delete what killed processes left of `write_atomically` where a run writes, and no other process does now."""
+    for folder in RUN_FOLDERS:
+        for left in (run_dir / folder).glob(f".*{UNFINISHED}"):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -120,7 +120,9 @@ def test_a_checked_folder_is_there_and_empty(tmp_path):
 
 def test_only_what_was_left_unfinished_is_removed(tmp_path):
     (tmp_path / "figures").mkdir()
-    others = [tmp_path / name for name in (".env.template", "figures/a.png.unfinished", "figures/b.png")]
+    (tmp_path / "data").mkdir()
+    names = ".env.template", "figures/a.png.unfinished", "figures/b.png", "data/.a.bin.7.unfinished"
+    others = [tmp_path / name for name in names]  # the last one of a process that is at work
     for path in others:
         path.write_bytes(b"whole")
 
