@@ -42,7 +42,8 @@ def main(config: DictConfig) -> float:
         F-score of held-out identities (mean of pairwise and BCubed), NaN where there are none.
     """
     choice = HydraConfig.get().runtime.choices["clustering"]
-    report = config.report and HydraConfig.get().mode == RunMode.RUN  # of a sweep, the best job gets one in the end
+    alone = HydraConfig.get().mode == RunMode.RUN  # of a sweep, the best job gets baselines and a report in the end
+    report = config.report and alone
     run_dir = Path(config.run_dir)
     limit_threads()
     seed_everything(config.seed)
@@ -85,9 +86,10 @@ def main(config: DictConfig) -> float:
             return float("nan")
     if cache is not None and cache.is_dir():
         keep_within(cache, config.score_cache_gb)
-    if report:
+    if alone:
         results += evaluate_baselines(parts, build_each(config.get("baselines")))
         write_results(results, run_dir)
+    if report:
         write_report(run_dir, results, shown)
     if config.get("logger") is not None:
         loggers = [build(config.logger)]

@@ -300,13 +300,23 @@ def trained_table(scores: Sequence[TrainedScore]) -> ResultTable:
     return ResultTable("Trained networks: F-scores (percent), rule without networks (seconds)", columns, rows, 2)
 
 
+TERMS = """
+Quality is the mean of pairwise and BCubed F, or BCubed F alone where no two faces are of one person. Regret is the
+best quality that is known of a gallery, that of Infomap with the threshold that suits the gallery best, minus the
+quality of the method. Regimes: all photographs; one to four of each person; a long tail; ten people with at most ten
+photographs each; five people with all their photographs among people with one each (family); two people; frames of
+videos; one photograph of each person (singles). Galleries of one person are scored apart. Edges asked are those that
+PCENet judges.
+"""
+
+
 def page(tables: Sequence[ResultTable], described: Mapping[str, str | int]) -> str:
     """The Markdown page of ``tables``."""
     where = f"{described['processor']}, {described['cores']} cores, torch {described['torch']}"
     head = (
         f"# Ablation\n\nWritten by `python -m benchmarks ablation --docs` on {str(described['date'])[:10]} ({where}).\n"
     )
-    return "\n".join([head, *(table.markdown() for table in tables)])
+    return "\n".join([head + TERMS, *(table.markdown() for table in tables)])
 
 
 def _regime(name: str) -> str:

@@ -188,7 +188,7 @@ class Method:
     rule : Rule
     model : ScoringModel, optional
     score_cache : Path, optional
-        Folder where the model's scores are kept by content, so that other thresholds cost no second pass.
+        Folder where the model's scores are kept by content, so that other thresholds do not run the networks again.
     """
 
     name: str

@@ -87,7 +87,7 @@ def training(write, gallery):
 
 def test_baselines_take_their_thresholds_from_held_out_identities(evaluate, write, gallery, training):
     data = [write("features", gallery.features), write("labels", gallery.labels_true)]
-    _, folder = evaluate(*data, *training, "report=true")
+    _, folder = evaluate(*data, *training)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {part: values.get("held_out", False) for part, values in metrics.items()} == {
         "custom": False,
