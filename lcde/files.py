@@ -2,6 +2,7 @@
 
 import math
 import os
+import secrets
 import struct
 import tempfile
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 import numpy as np
+from filelock import FileLock
 from numpy.lib import format as npy
 
 from lcde.errors import InputError
@@ -48,6 +50,19 @@ def require_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
+def shared_lock(path: Path, timeout: float = -1) -> FileLock:
+    """A lock between processes, of several users too, which the system releases when its holder is killed.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is locked, which is made where it is missing.
+    timeout : float
+        Seconds to wait for it, after which ``filelock.Timeout`` is raised; by default without end.
+    """
+    return FileLock(path, timeout, mode=0o666)
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call ``write`` on a temporary file in the same folder, then rename it to ``path``: no reader sees half a file.
 
@@ -58,14 +73,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     with _told(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
         try:
-            with open(handle, "wb") as file:
+            with open(temporary, "xb") as file:  # with the permissions of the user's umask, unlike mkstemp's
                 write(file)
-            os.chmod(name, 0o644)  # mkstemp's 0600 would lock out the user's colleagues
-            os.replace(name, path)
+            os.replace(temporary, path)
         finally:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def file_backed(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from lcde.data.formats import REBUILD, as_graph, read_knn, write_knn
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.data.search import Search, choose_search, edge_similarities
 from lcde.errors import InputError
-from lcde.files import require_writable
+from lcde.files import require_writable, shared_lock
 from lcde.progress import counter, track
 
 SEARCHED_ROWS = 16_384  # at a time, so that the progress display moves
@@ -92,7 +92,7 @@ def knn_graph(
         start, fingerprint = time.perf_counter(), fingerprint_of(features)
         shards = _search_together(features, graph_k, path, fingerprint)
         lock = path.with_name(f".{path.name}.lock")
-        with FileLock(lock):
+        with shared_lock(lock):
             graph = stored_graph(features, k, files)  # another process may have stored it meanwhile
             if graph is None:
                 pieces = [KNNGraph(*read_knn(shard)[:2]) for shard in shards]  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def _search_together(features: np.ndarray, k: int, path: Path, fingerprint: str)
     with counter("kNN graph", len(features)) as advance:
         while missing and not path.exists():
             for shard, rows in list(missing.items()):
-                with suppress(Timeout), FileLock(f"{shard}.lock", timeout=0):
+                with suppress(Timeout), shared_lock(Path(f"{shard}.lock"), timeout=0):
                     if not (shard.exists() or path.exists()):  # in this order: shards are deleted after `path` is there
                         graph = _neighbours(search(), features, k, rows, shown=False)
                         write_knn(shard, graph, fingerprint, "arrays")

@@ -93,9 +93,10 @@ class LCDERule(Rule):
     def assign(self, gallery: Gallery, known_labels: np.ndarray, scores: Scores | None) -> np.ndarray:
         """Labels of all faces of ``gallery``: ``known_labels`` of the first ones stay, the others are assigned to them.
 
-        The edges of a new face with s·c >= τ connect it, and the one of largest s·c does if PCENet accepts it. New
-        faces that these edges connect form a group; each face then joins the cluster or group with the largest total
-        s·c (`assign_faces`), and with a second pass, what is new merges as in it.
+        The edges of a new face with s·c >= τ connect it. So does the one of largest s·c if PCENet accepts it, which is
+        asked as in a clustering (`ask_strong`, `min_connectivity`). New faces that these edges connect form a group;
+        each face then joins the cluster or group with the largest total s·c (`assign_faces`), and with a second pass,
+        what is new merges as in it.
 
         Parameters
         ----------
@@ -112,12 +113,15 @@ class LCDERule(Rule):
         """
         assert scores is not None
         num_known = len(known_labels)
-        indices = gallery.graph.indices[num_known:]
-        weights = gallery.graph.similarities[num_known:] * scores.connectivity(num_known)
+        indices, connectivity = gallery.graph.indices[num_known:], scores.connectivity(num_known)
+        weights = gallery.graph.similarities[num_known:] * connectivity
         joins = weights >= self._similarity_threshold(gallery)
         rows, best = np.arange(len(indices)), 1 + weights[:, 1:].argmax(axis=1)
+        accepted = joins[rows, best] & (not self.ask_strong)
+        asked = np.flatnonzero(~accepted & (connectivity[rows, best] >= self.min_connectivity))
         strongest = np.stack([rows + num_known, indices[rows, best]], axis=1).astype(np.int64)
-        joins[rows, best] = scores.edge_probability(strongest) > self.edge_threshold
+        accepted[asked] = scores.edge_probability(strongest[asked]) > self.edge_threshold
+        joins[rows, best] = accepted
         joins[:, 0] = False
         rows, columns = np.nonzero(joins & (weights > 0))
         edges = np.stack([rows + num_known, indices[rows, columns]], axis=1)

@@ -200,10 +200,15 @@ class PairModel(Model):
 
     Attributes
     ----------
+    mean_over_pairs : bool
+        Class attribute: whether the losses of a batch are the means of those of its pairs, so that a batch may be
+        computed in pieces.
     pieces : int, optional
         In how many pieces each training batch is computed, more than one where the device's memory does not suffice for
         a whole one. None until the first step of a run has found it.
     """
+
+    mean_over_pairs: ClassVar[bool] = False
 
     feature_dim: int
     k: int
@@ -220,7 +225,7 @@ class PairModel(Model):
         """The networks for inference with features of type ``dtype``; the model itself must stay as it is."""
 
     def on_train_start(self) -> None:
-        """Another run may have another device."""
+        """Reset `pieces`: another run may use a device with other memory."""
         self.pieces = None
 
     def training_losses(self, batch: Neighbourhoods) -> dict[str, Tensor]:
@@ -233,14 +238,21 @@ class PairModel(Model):
         """The smallest power of two of pieces whose gradients can be computed; a warning if it is not 1.
 
         It is tried before the first step: within one, the other processes of a job would wait for this one's gradients.
+
+        Raises
+        ------
+        InputError
+            Where the batch does not fit and its losses are no means over pairs.
         """
         pieces = 1
         while not self._fits(pieces, batch):
             pieces *= 2
         if pieces > 1:
-            reason = f"the memory of {self.device} does not suffice to train on {len(batch.pairs)} pairs at once"
-            warnings.warn(f"{reason}; each batch is computed in {pieces} pieces, for the same step.", stacklevel=2)
+            warnings.warn(f"{self._too_large(batch)}; each batch is computed in {pieces} pieces.", stacklevel=2)
         return pieces
+
+    def _too_large(self, batch: Neighbourhoods) -> str:
+        return f"the memory of {self.device} does not suffice to train on {len(batch.pairs)} pairs at once"
 
     def _fits(self, pieces: int, batch: Neighbourhoods) -> bool:
         """Compute gradients of ``batch``, which leaves the model as it is, and tell whether the memory sufficed."""
@@ -251,8 +263,8 @@ class PairModel(Model):
                 total = reduce(torch.add, self._losses_in(pieces, batch).values())
                 torch.autograd.grad(total, parameters, allow_unused=True)
         except torch.OutOfMemoryError:
-            if pieces >= len(batch.pairs):
-                raise
+            if not self.mean_over_pairs or pieces >= len(batch.pairs):
+                raise InputError(f"{self._too_large(batch)}; lower data.batch_size, or take a smaller model.") from None
             return False
         finally:
             torch.clear_autocast_cache()  # casts of the weights, whose graphs are gone

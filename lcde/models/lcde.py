@@ -52,6 +52,8 @@ class LCDEModel(PairModel):
     .. [1] Liu et al., "PatchDropout: Economizing Vision Transformers Using Patch Dropout", 2022, does so with images.
     """
 
+    mean_over_pairs = True
+
     edge_weight: Tensor
 
     def __init__(

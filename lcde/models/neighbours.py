@@ -27,6 +27,8 @@ class NeighbourModel(PairModel):
     network : NeighbourNet
     """
 
+    mean_over_pairs = True
+
     network: NeighbourNet
 
     def networks(self, dtype: torch.dtype) -> PairNetworks:

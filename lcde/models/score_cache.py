@@ -1,22 +1,27 @@
-"""Scores of a model kept by content, so that other thresholds cost no second pass of its networks."""
+"""Scores of a model kept by content, so that other thresholds do not run its networks again."""
 
 import contextlib
 import functools
 import hashlib
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pytorch_lightning import LightningModule
 
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
-from lcde.files import file_backed, map_array, read_array, require_writable, write_atomically
+from lcde.files import file_backed, map_array, read_array, require_writable, shared_lock, write_atomically
 from lcde.methods.method import Scores
 from lcde.models.scoring import GraphScorer
+
+VERSION = 1  # of what networks compute: with another one, kept scores are computed anew
+FILES = re.compile(r"([0-9a-f]{64})\.(connectivity|edges|rows-\d+)\.npz")  # their names
 
 
 class CachedScores(Scores):
@@ -37,7 +42,7 @@ class CachedScores(Scores):
     def __init__(self, make_scorer: Callable[[], GraphScorer], folder: Path, key: str) -> None:
         self.scorer = functools.cache(make_scorer)
         require_writable(folder)
-        self.folder, self.key, self.lock = folder, key, FileLock(folder / f"{key}.lock")
+        self.folder, self.key, self.lock = folder, key, shared_lock(folder / f"{key}.lock")
         self.connectivity_file = folder / f"{key}.connectivity.npz"
         self.edges_file = folder / f"{key}.edges.npz"
 
@@ -46,10 +51,11 @@ class CachedScores(Scores):
         with self.lock:
             try:
                 stored = self._stored_connectivity()
-                os.utime(self.connectivity_file)  # for `keep_within`
             except Exception:  # missing or damaged
                 self._score_faces()
                 stored = self._stored_connectivity()
+            with contextlib.suppress(PermissionError):  # of a file that is another user's
+                os.utime(self.connectivity_file)  # for `keep_within`
             temporary = self.folder.glob(f".{self.key}.*")  # of jobs killed while they wrote: no other has the lock
             for left in (*self._chunk_files(), *temporary):
                 left.unlink(missing_ok=True)
@@ -126,25 +132,32 @@ def keep_within(folder: Path, gigabytes: float) -> None:
     The scores used last stay in any case, and so do those that another job has locked.
     """
     files: dict[str, list[Path]] = {}
-    for file in folder.glob("*.np[yz]"):
-        files.setdefault(file.name.split(".")[0], []).append(file)
-    size = {key: sum(file.stat().st_size for file in of_key) for key, of_key in files.items()}
-    last_use = {key: max(file.stat().st_mtime for file in of_key) for key, of_key in files.items()}
-    left = sum(size.values())
+    size, last_use = Counter[str](), Counter[str]()
+    for file in folder.iterdir():
+        if name := FILES.fullmatch(file.name):
+            key = name[1]
+            with contextlib.suppress(FileNotFoundError):  # another job has deleted it
+                size[key] += file.stat().st_size
+                last_use[key] = max(last_use[key], file.stat().st_mtime_ns)
+                files.setdefault(key, []).append(file)
+    left = size.total()
     for key in sorted(files, key=last_use.__getitem__)[:-1]:
         if left <= gigabytes * 1e9:
             break
-        with contextlib.suppress(Timeout), FileLock(folder / f"{key}.lock", timeout=0):
+        with contextlib.suppress(Timeout, PermissionError), shared_lock(folder / f"{key}.lock", timeout=0):
             for file in files[key]:
                 file.unlink(missing_ok=True)
             left -= size[key]
 
 
 def fingerprint(model: LightningModule, gallery: Gallery, dtype: torch.dtype) -> str:
-    """A hash of all that scores depend on: class, hyper parameters and weights of ``model``, precision, ``gallery``."""
+    """A hash of all that scores depend on: ``gallery``, precision, and class, hyper parameters and weights of ``model``.
+
+    So do they on its device: devices round differently, and on a CPU the scores are those of the published program.
+    """
     digest = hashlib.sha256()  # processors have instructions for it
     digest.update(f"{type(model).__module__}.{type(model).__qualname__} {sorted(model.hparams.items())}".encode())
-    digest.update(f"{dtype}".encode())
+    digest.update(f"{VERSION} {model.device.type} {dtype}".encode())
     arrays = {name: tensor.float().cpu().numpy() for name, tensor in model.state_dict().items()}
     arrays |= {"features": gallery.features, "graph": gallery.graph.indices}
     for name, array in arrays.items():

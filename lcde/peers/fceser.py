@@ -114,6 +114,7 @@ class FCESERModel(PairModel):
     """
 
     layer_hparams = ("num_layers", "nhead", "dim_feedforward")
+    mean_over_pairs = True
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class GCNVModel(PairModel):
     """
 
     layer_hparams = ("width",)
+    mean_over_pairs = True
 
     def __init__(
         self,

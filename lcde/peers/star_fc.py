@@ -89,6 +89,7 @@ class StarFCModel(PairModel):
     """
 
     layer_hparams = ("width",)
+    mean_over_pairs = True
 
     def __init__(
         self,

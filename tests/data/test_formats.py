@@ -1,3 +1,4 @@
+import os
 import re
 import tracemalloc
 
@@ -376,7 +377,17 @@ def test_written_file_replaces_the_old_one(tmp_path):
         write_atomically(path, lambda file: file.write(b"new"))
         assert reader.read() == b"old"  # who reads meanwhile sees one whole file
     assert [other.read_bytes() for other in path.parent.iterdir()] == [b"new"]
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_written_file_has_the_permissions_of_the_users_umask(umask, expected, tmp_path):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", lambda file: file.write(b"text"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == expected
 
 
 def test_failed_write_leaves_the_old_file_alone(tmp_path):

@@ -164,7 +164,7 @@ def test_settings_out_of_range_are_named(saved, tmp_path):
         )
 
 
-def assigned_face_by_face(gallery, labels, threshold, scores):
+def assigned_face_by_face(gallery, labels, threshold, scores, ask_strong, min_connectivity):
     """Labels of all faces, known ``labels`` first."""
     known, indices = len(labels), gallery.graph.indices
     count, edges, weights = len(indices) - known, [], []
@@ -174,10 +174,10 @@ def assigned_face_by_face(gallery, labels, threshold, scores):
             weight *= scores.connectivity()[face]
         best = 1 + weight[1:].argmax()
         for column in range(1, 6):
-            if scores and column == best:
-                joins = scores.edge_probability(np.array([[face, row[column]]]))[0] > 0.5
-            else:
-                joins = weight[column] >= threshold
+            joins = weight[column] >= threshold
+            if scores and column == best and (ask_strong or not joins):
+                asked = scores.connectivity()[face, column] >= min_connectivity
+                joins = asked and scores.edge_probability(np.array([[face, row[column]]]))[0] > 0.5
             if joins and weight[column] > 0 and (row[column] >= known or labels[row[column]] >= 0):
                 edges.append((face, row[column]))
                 weights.append(weight[column])
@@ -188,12 +188,20 @@ def assigned_face_by_face(gallery, labels, threshold, scores):
     return assign_faces(edges, weights, labels, groups)
 
 
-@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 12), trained=st.booleans())
-def test_assignment_follows_its_definition_face_by_face(make_gallery, seed, count, trained):
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 12),
+    trained=st.booleans(),
+    asking=st.sampled_from([(True, 0.0), (False, 0.0), (True, 0.6), (False, 0.6)]),
+)
+def test_assignment_follows_its_definition_face_by_face(make_gallery, seed, count, trained, asking):
     gallery = make_gallery(seed, num_faces=40 + count)
     labels = np.random.default_rng(seed).integers(-1, 6, size=40)
     labels = np.unique(np.append(labels, -1), return_inverse=True)[1][:40] - 1
-    rule = LCDERule(0.3) if trained else UnsupervisedRule(2.0, 1, centring=False, whitening=False, merging=False)
+    asked = dict(zip(("ask_strong", "min_connectivity"), asking, strict=True))
+    rule = (
+        LCDERule(0.3, **asked) if trained else UnsupervisedRule(2.0, 1, centring=False, whitening=False, merging=False)
+    )
     saved = SavedClustering(gallery.features[:40], build_knn(gallery.features[:40], 6), labels, 6, rule)
     union = saved.assign(gallery.features[40:], Model() if trained else None)
 
@@ -202,7 +210,7 @@ def test_assignment_follows_its_definition_face_by_face(make_gallery, seed, coun
     expected = np.append(labels, labels.max() + 1 + np.arange(count))
     for _ in range(2):
         found = 0.3 if trained else Impostors.of(gallery.features, expected, gallery.graph.similarities).similarity(2.0)
-        expected = assigned_face_by_face(gallery, labels, found, scores if trained else None)
+        expected = assigned_face_by_face(gallery, labels, found, scores if trained else None, **asked)
     assert np.array_equal(union.labels, expected)
     assert np.array_equal(union.labels[:40], labels)
 

@@ -73,7 +73,7 @@ def test_a_model_is_trained_saved_and_loaded(toy, batch, make_gallery, small_tra
 class Limited(Toy):
     """On a device whose memory suffices for ``room`` pairs, forwards or backwards; without dropout."""
 
-    room, forwards = 20, True
+    mean_over_pairs, room, forwards = True, 20, True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -145,11 +145,13 @@ def test_intermediate_values_of_pieces_are_not_kept(limited, batch):
     assert kept(4) < 60
 
 
-def test_one_pair_that_exceeds_the_memory_ends_the_training(limited, batch):
+@pytest.mark.parametrize(("mean_over_pairs", "last"), [(True, 1), (False, 60)])
+def test_a_batch_that_exceeds_the_memory_in_any_pieces_is_refused(mean_over_pairs, last, limited, batch, monkeypatch):
+    monkeypatch.setattr(Limited, "mean_over_pairs", mean_over_pairs)
     limited.room = 0
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(InputError, match=r"memory of cpu does not suffice .* 60 pairs .* lower data\.batch_size"):
         limited.training_losses(batch)
-    assert limited.sizes[-1] == 1
+    assert limited.sizes[-1] == last
 
 
 def test_a_checkpoint_keeps_what_others_say_of_the_method(toy, tmp_path):

@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_networks_and_computed_once(scorer, tmp_path):
     assert len(cached.edge_probability(EDGES[:0])) == 0
 
 
-def test_everything_that_changes_a_score_changes_the_key(make_gallery):
+def test_everything_that_changes_a_score_changes_the_key(make_gallery, monkeypatch):
     gallery, other = make_gallery(0), make_gallery(1)
     variants = [
         (Toy(), gallery, torch.float32),
@@ -96,7 +96,10 @@ def test_everything_that_changes_a_score_changes_the_key(make_gallery):
     assert fingerprint(Toy(), same, torch.float32) == fingerprint(*variants[0])
     retrained = Toy()
     nn.init.zeros_(retrained.layer.bias)
-    assert fingerprint(retrained, gallery, torch.float32) != fingerprint(*variants[0])
+    on_cpu = fingerprint(*variants[0])
+    assert fingerprint(retrained, gallery, torch.float32) != on_cpu
+    monkeypatch.setattr(Toy, "device", torch.device("cuda"))
+    assert fingerprint(*variants[0]) != on_cpu
 
 
 @pytest.mark.parametrize(
@@ -270,24 +273,39 @@ def test_a_job_goes_on_when_the_one_that_it_waits_for_is_killed(processes, score
 
 def test_what_was_used_longest_ago_is_deleted(tmp_path):
     for age, name in enumerate(("d", "c", "b", "a")):
-        for file in (tmp_path / f"{name}.connectivity.npz", tmp_path / f"{name}.edges.npz"):
+        for kind in ("connectivity", "edges"):
+            file = tmp_path / f"{64 * name}.{kind}.npz"
             file.write_bytes(bytes(1_000))
             os.utime(file, (1e9 - age, 1e9 - age))
-    (tmp_path / "other.txt").write_bytes(bytes(9_000))
-    with FileLock(tmp_path / "a.lock"):
+    others = [tmp_path / name for name in ("faces.npy", "faces.edges.npz")]
+    for file in others:
+        file.write_bytes(bytes(9_000))
+        os.utime(file, (1, 1))
+    (tmp_path / f"{64 * 'e'}.edges.npz").symlink_to(tmp_path / "deleted")  # listed, then deleted by another job
+
+    def kept():
+        return {file.name[0] for file in set(tmp_path.glob("*.np[yz]")) - set(others) if file.exists()}
+
+    with FileLock(tmp_path / f"{64 * 'a'}.lock"):
         keep_within(tmp_path, 5e-6)
-    assert {file.name[0] for file in tmp_path.glob("*.np[yz]")} == {"a", "d"}
+    assert kept() == {"a", "d"}
     keep_within(tmp_path, 0)
-    assert {file.name[0] for file in tmp_path.glob("*.np[yz]")} == {"d"}
-    assert (tmp_path / "other.txt").exists()
+    assert kept() == {"d"}
+    assert all(file.exists() for file in others)
 
 
 def test_reading_scores_counts_as_use(make_gallery, tmp_path):
-    gallery = make_gallery(0)
-    for name in ("a", "b"):
+    gallery, first, second = make_gallery(0), 64 * "a", 64 * "b"
+    for name in (first, second):
         CachedScores(lambda: counting(gallery), tmp_path, name).connectivity()
-    os.utime(tmp_path / "a.connectivity.npz", (1e9, 1e9))
-    CachedScores(lambda: counting(gallery), tmp_path, "a").connectivity()
-    os.utime(tmp_path / "b.connectivity.npz", (1.5e9, 1.5e9))
+    os.utime(tmp_path / f"{first}.connectivity.npz", (1e9, 1e9))
+    CachedScores(lambda: counting(gallery), tmp_path, first).connectivity()
+    os.utime(tmp_path / f"{second}.connectivity.npz", (1.5e9, 1.5e9))
     keep_within(tmp_path, 0)
-    assert [file.name for file in tmp_path.glob("*.npz")] == ["a.connectivity.npz"]
+    assert [file.name for file in tmp_path.glob("*.npz")] == [f"{first}.connectivity.npz"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other permissions")
+def test_other_users_may_take_a_lock(scorer, tmp_path):
+    CachedScores(lambda: scorer, tmp_path, "key").connectivity()
+    assert (tmp_path / "key.lock").stat().st_mode & 0o777 == 0o666

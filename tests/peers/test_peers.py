@@ -206,6 +206,26 @@ def test_layer_settings_are_all_that_weights_depend_on(peer):
     build(config, **sizes, **model.layer_settings()).load_state_dict(model.state_dict())
 
 
+IN_PIECES = {name: SMALL[name] for name in ("chen", "clusformer", "fceser", "gcn_v", "star_fc")} | {
+    "lcde": {"num_layers": 1, "nhead": 8, "dim_feedforward": 16, "neighbours_per_end": 5}
+}
+
+
+@pytest.mark.parametrize("name", IN_PIECES)
+def test_losses_and_gradients_of_pieces_are_those_of_the_batch(name, batch):
+    config, sizes = compose_config("train", [f"model={name}"]).model, {"feature_dim": 16, "k": 8, **IN_PIECES[name]}
+    model = build(config, **sizes, **({"dropout": 0} if "dropout" in config else {}))
+    assert model.mean_over_pairs
+    found = []
+    for pieces in (1, 7):  # of 60 pairs
+        model.pieces = pieces
+        losses = model.training_losses(batch)
+        gradients = torch.autograd.grad(sum(losses.values()), list(model.parameters()), allow_unused=True)
+        found.append([*losses.values(), *(gradient for gradient in gradients if gradient is not None)])
+    for whole, in_pieces in zip(*found, strict=True):
+        torch.testing.assert_close(in_pieces, whole, rtol=1e-4, atol=1e-6)
+
+
 def test_chen_needs_heads_that_divide_the_features():
     with pytest.raises(InputError, match=r"an even dataset\.feature_dim that model\.nhead=8 divides; it is 20"):
         build(compose_config("train", ["model=chen", "dataset.feature_dim=20"]).model)
