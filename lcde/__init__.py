@@ -8,14 +8,14 @@ if sys.platform == "darwin":
     # FAISS and torch each bring an OpenMP runtime; without this the second one to load ends the process.
     os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
 
-# OpenMP's threads wait for each other in a loop before they sleep. GNU's runtime, which the wheels of torch and FAISS
-# bring on Linux, repeats it 300,000 times, in which they keep the cores from other processes; it reads this when it is
-# loaded. Measured by `python -m benchmarks busy`.
+# Idle threads of GNU's OpenMP runtime, which the wheels of torch and FAISS bring on Linux, spin for 300,000 iterations
+# before they sleep, and keep other processes from the cores. The runtime reads the variable when it is loaded.
+# `python -m benchmarks busy` measures what this costs.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # On a CPU, oneDNN and torch's layer above it keep code for each of the last 1024 shapes of a bfloat16 product, 1 GB in
-# all. Batches of neighbourhoods come in ever new shapes; like ones follow each other, so that few need to be kept.
+# all. Batches of neighbourhoods have ever new shapes, and those of similar shapes follow each other: few need be kept.
 for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(cache, "128")
 

@@ -62,7 +62,7 @@ class LCDE(ClusterMixin, BaseEstimator):
     lce_weights, pce_weights : path, optional
         A published pair of weight files.
     device : str
-        "auto" for a GPU if there is one, or a torch device such as "cuda:1".
+        "auto" for an NVIDIA GPU if there is one, or a torch device such as "cuda:1" or "mps".
     random_state : int
         Seed of training and of community detection. The caller's random generators are left as they are.
     reference : (R, D) array, optional

@@ -105,7 +105,7 @@ def remove_unfinished(run_dir: Path) -> None:
 
 @contextmanager
 def _told(path: Path, done: str) -> Iterator[None]:
-    """Turn what the system says of ``path`` into an `InputError`: it cannot be ``done``."""
+    """Convert an `OSError` about ``path`` to an `InputError` that says what cannot be ``done``."""
     try:
         yield
     except OSError as error:
@@ -144,7 +144,7 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and dtype of an ``.npy`` array, whose values begin behind them."""
+    """Shape, Fortran order and dtype of an ``.npy`` array, whose values follow them."""
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
     return read(file)
 
@@ -166,7 +166,7 @@ def map_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _start(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where in the archive ``path`` the bytes of a ``member`` begin: behind a name and an extra field."""
+    """Where in the archive ``path`` the bytes of a ``member`` begin: after a name and an extra field."""
     with open(path, "rb") as file:
         file.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))

@@ -35,7 +35,7 @@ def communities(
     num_faces : int
         N
     num_trials : int
-        Runs, of which the one of the smallest codelength counts.
+        Runs, of which the one of the shortest codelength counts.
     seed : int
         Of the first run; each further run takes the next one.
     search : callable

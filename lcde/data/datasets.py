@@ -17,7 +17,7 @@ from lcde.files import require_file
 from lcde.resources import require_memory
 from lcde.settings import Within, check_settings
 
-SAMPLED = 1_000  # one row of so many tells, before all are read, whether features will stay in their file
+SAMPLED = 1_000  # of every so many rows one is checked, to tell beforehand whether features will stay in their file
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lcde.files import require_writable, shared_lock
 from lcde.progress import counter, track
 
 SEARCHED_ROWS = 16_384  # at a time, so that the progress display moves
-SHARD_ROWS = 4 * SEARCHED_ROWS  # that one process searches and stores: what a job that is killed loses
+SHARD_ROWS = 4 * SEARCHED_ROWS  # that one process searches and stores; a job that is killed loses at most these
 WAIT = 1.0  # seconds until a process looks again at the rows that others search
 CORRECT = "correct the graph, or give none to have one built."
 

@@ -20,7 +20,7 @@ class ChineseWhispersRule(ThresholdRule):
     Attributes
     ----------
     rounds : int
-        Visits of every face, in random order; it ends before if no face changes its cluster.
+        Visits of every face, in random order; fewer where no face changes its cluster any more.
     seed : int
         Of the order.
 

@@ -95,7 +95,7 @@ class MapEquationRule(ThresholdRule):
     Attributes
     ----------
     num_trials : int
-        Runs, of which the one of the smallest codelength counts.
+        Runs, of which the one of the shortest codelength counts.
     seed : int
     """
 

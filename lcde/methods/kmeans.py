@@ -18,7 +18,7 @@ class KMeansRule(Rule):
     Attributes
     ----------
     num_clusters : int, optional
-        Which nobody knows beforehand; None takes the number of identities of a labelled gallery.
+        Number of clusters; None takes the number of identities of a labelled gallery.
     rounds : int
         Of assignment and new means.
     seed : int

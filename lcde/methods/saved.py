@@ -81,7 +81,7 @@ class SavedClustering:
         write_atomically(Path(path), lambda file: np.savez(file, rule=rule, **arrays))
 
     def assign(self, features: np.ndarray, model: ScoringModel | None) -> "SavedClustering":
-        """This clustering with new faces of unit ``features`` (n, D) float32 behind the known ones, which all stay.
+        """This clustering with new faces of unit ``features`` (n, D) float32 after the known ones, which all stay.
 
         Raises `InputError` where D differs, and unless there is a ``model`` exactly if the rule asks one.
         """

@@ -114,7 +114,7 @@ class SecondPass:
     def join(
         self, graph: KNNGraph, counted: np.ndarray, known_labels: np.ndarray, connectivity: np.ndarray | None = None
     ) -> np.ndarray:
-        """Labels (N,): communities of the ``counted`` edges; faces behind the known ones may join these."""
+        """Labels (N,): communities of the ``counted`` edges; faces after the known ones may join these."""
         num_known = len(known_labels)
         if not num_known:
             return communities_of_graph(graph, counted, self.num_trials, self.seed, connectivity)

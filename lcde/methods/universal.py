@@ -81,7 +81,7 @@ def merge_pairs(indices: np.ndarray, probability: np.ndarray, threshold: float) 
     Parameters
     ----------
     indices : (C, K) integers
-        Candidates of each cluster; those of C and more are none.
+        Candidates of each cluster; numbers from C on are not candidates.
     probability : (C, K) float32
         0 where there is no candidate, and for the cluster itself.
     threshold : float

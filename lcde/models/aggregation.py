@@ -75,7 +75,7 @@ def neighbours_among(indices: Tensor, nodes: Tensor, nearest: int) -> Tensor:
     neighbours = indices[:, 1 : 1 + nearest][nodes].long().flatten(1)
     place = torch.searchsorted(ordered, neighbours).clamp(max=nodes.shape[1] - 1)
     inside = ordered.gather(1, place) == neighbours
-    # What is no node is written behind the others and cut off.
+    # Neighbours that are no nodes go to an extra last column, which is dropped.
     column = order.gather(1, place).where(inside, nodes.shape[1]).view(*nodes.shape, -1)
     among = inside.new_zeros(*nodes.shape, nodes.shape[1] + 1).scatter_(2, column, True)[..., :-1]
     return among | among.mT

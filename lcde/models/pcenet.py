@@ -48,7 +48,7 @@ class PCENet(nn.Module):
         return self.edge_and_tokens(neighbours)[0]
 
     def edge_and_tokens(self, neighbours: Tensor, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits and the encoded tokens behind them.
+        """Logits and the encoded tokens that they come from.
 
         Parameters
         ----------

@@ -151,9 +151,9 @@ def keep_within(folder: Path, gigabytes: float) -> None:
 
 
 def fingerprint(model: LightningModule, gallery: Gallery, dtype: torch.dtype) -> str:
-    """A hash of all that scores depend on: ``gallery``, precision, and class, hyper parameters and weights of ``model``.
+    """A hash of all that scores depend on: class, settings, weights and device of ``model``, precision, ``gallery``.
 
-    So do they on its device: devices round differently, and on a CPU the scores are those of the published program.
+    Devices round differently, and on a CPU the scores are those of the published program.
     """
     digest = hashlib.sha256()  # processors have instructions for it
     digest.update(f"{type(model).__module__}.{type(model).__qualname__} {sorted(model.hparams.items())}".encode())

@@ -29,7 +29,7 @@ def distinct(faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     number = first.cumsum(dim=1) - 1
     size = int(number.max()) + 1
     copies = number.new_zeros(len(faces), size).scatter_add_(1, number, torch.ones_like(number))
-    # What is not the first of its kind is written behind the others and cut off.
+    # Tokens that are not the first of their kind go to an extra last column, which is dropped.
     positions = order.new_zeros(len(faces), size + 1).scatter_(1, number.where(first, size), order)[:, :size]
     return positions, copies, torch.empty_like(number).scatter_(1, order, number)
 

@@ -228,7 +228,7 @@ def _read_state(path: str | Path) -> StateDict:
 
 
 def _sizes(state: StateDict, network: str, head: str, tokens_per_k: int) -> dict[str, int]:
-    """Sizes of a ``network`` of ``tokens_per_k``·K tokens; ``head`` is its first layer behind the encoder."""
+    """Sizes of a ``network`` of ``tokens_per_k``·K tokens; ``head`` is its first layer after the encoder."""
     tensors = state.tensors
     try:
         hidden, width = tensors["encoder.layers.0.linear1.weight"].shape

@@ -21,7 +21,7 @@ from lcde.settings import Within
 
 @dataclass
 class FCESERRule(FCESRule):
-    """FC-ES, whose lists of neighbours also give the links behind their ends that the model accepts.
+    """FC-ES, whose lists of neighbours also give those links after their ends that the model accepts.
 
     The threshold is chosen without the model, as that of FC-ES: of every other one, the model would be asked anew.
 
@@ -62,7 +62,7 @@ class FCESERRule(FCESRule):
 
 
 def beyond_stop(graph: KNNGraph, threshold: float, recall: float) -> np.ndarray:
-    """Edges (M, 2) int64 at or behind the first one of each row below ``threshold``, of weight ``recall`` or more."""
+    """Edges (M, 2) int64 from the first one of each row below ``threshold``, of weight ``recall`` or more."""
     weights = graph.similarities[:, 1:]
     rows, columns = np.nonzero(~np.logical_and.accumulate(weights >= threshold, axis=1) & (weights >= recall))
     return np.stack([rows, graph.indices[rows, columns + 1]], axis=1).astype(np.int64)
@@ -90,7 +90,7 @@ class PairsBeyondStop:
         """As `lcde.training.pairs.PairSampler`."""
         pairs = beyond_stop(KNNGraph(graph.indices, edge_probability(graph)), self.threshold, self.recall)
         if not len(pairs):
-            raise InputError(f"no pair behind a stop reaches pairs.recall={self.recall}; lower it.")
+            raise InputError(f"no pair after a stop reaches pairs.recall={self.recall}; lower it.")
         return pairs[rng.integers(len(pairs), size=max(1, round(self.pairs_per_face * len(graph))))]
 
 

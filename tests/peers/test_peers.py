@@ -194,7 +194,7 @@ def test_pairs_behind_stops_are_drawn(circle):
     pairs = PairsBeyondStop(0.6, 0.3, 20)(circle.graph, circle.graph.similarities, np.random.default_rng(0))
     assert set(map(tuple, pairs.tolist())) == expected
     assert len(pairs) == 200
-    with pytest.raises(InputError, match=r"no pair behind a stop reaches pairs\.recall=0\.5; lower it"):
+    with pytest.raises(InputError, match=r"no pair after a stop reaches pairs\.recall=0\.5; lower it"):
         PairsBeyondStop(0.0, 0.5, 1)(circle.graph, circle.graph.similarities, np.random.default_rng(0))
 
 
