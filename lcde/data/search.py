@@ -12,9 +12,9 @@ Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 # Exact search compares all pairs: an hour for a million faces of D=256 on two cores, more than a day for five million.
 EXACT_UP_TO = 1_000_000
-# Recall of approximate search on 1 and on 5.2 million faces of `benchmarks rehearsal` (D=256, K=80): with 512 cells and 4
-# candidates 90 and 78 %, with 1024 and 4 92 and 83 %, with 1024 and 8 96 and 88 %. On 5.2 million, 2048 and 8 give 92 %
-# and take 1.5 times as long.
+# Recall of approximate search on 1 and on 5.2 million faces of `benchmarks rehearsal` (D=256, K=80): with 512 cells and
+# 4 candidates 90 and 78 %, with 1024 and 4 92 and 83 %, with 1024 and 8 96 and 88 %. On 5.2 million, 2048 and 8 give
+# 92 % and take 1.5 times as long.
 PROBES = 1024  # cells searched for each query
 CANDIDATES = 8  # faces compared in full for each neighbour wanted
 SAMPLES = 500  # queries on which the recall is measured
