@@ -88,6 +88,12 @@ REFUSED = {  # group: overrides, and words of the message
         *((f"data.batch_size={bad}", f"data.batch_size={bad} must be a whole number") for bad in ("abc", "0.5", "-1")),
         ("data.seed=-1", "data.seed=-1 must be a whole number"),
         ("data.rotate=maybe", "data.rotate=maybe must be True or False"),
+        *(
+            (f"data=nodes data.{key}=0", f"data.{key}=0 must be a whole number of at least 1")
+            for key in ("nodes_per_step", "galleries", "validation_galleries")
+        ),
+        ("data=nodes data.seed=-1", "data.seed=-1 must be a whole number"),
+        ("data=nodes data.real_share=2", "data.real_share=2 must be a number from 0 to 1"),
     ],
     "clustering": [
         ("clustering=components clustering.threshold=abc", "clustering.threshold=abc must be a number"),

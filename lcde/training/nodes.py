@@ -1,7 +1,8 @@
 """The data module of the universal model: clusters of random galleries, made as fast as training takes them."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from lcde.errors import InputError
 from lcde.methods.universal import merge_pairs
 from lcde.methods.unsupervised import UnsupervisedRule
 from lcde.models.universal import NodeBatch, UniversalModel
+from lcde.settings import Within, check_settings
 
 GRAPH_K, LIKENESS_K = 40, 12  # neighbours of faces, and of clusters that merge by likeness
 AT_ONCE = 4  # galleries that a batch mixes
@@ -58,6 +60,12 @@ class NodeDataModule(LightningDataModule):
         Share of the galleries that are resampled ones, if there are any.
     """
 
+    nodes_per_step: Annotated[int, Within(1)]
+    galleries: Annotated[int, Within(1)]
+    validation_galleries: Annotated[int, Within(1)]
+    seed: Annotated[int, Within(0)]
+    real_share: Annotated[float, Within(0, 1)]
+
     model_class = UniversalModel  # that takes its batches
 
     def __init__(
@@ -71,15 +79,14 @@ class NodeDataModule(LightningDataModule):
         real_share: float,
     ) -> None:
         super().__init__()
+        self.nodes_per_step, self.galleries, self.validation_galleries = nodes_per_step, galleries, validation_galleries
+        self.seed, self.real_share = seed, real_share
+        check_settings(self, "data.")
         if not isinstance(dataset, RandomGalleries):
             raise InputError("this model learns from random galleries; add dataset=random_galleries.")
-        if not 0 <= real_share <= 1:
-            raise InputError(f"data.real_share={real_share} must lie between 0 and 1.")
-        self.dataset, self.nodes_per_step, self.galleries, self.seed = dataset, nodes_per_step, galleries, seed
+        self.dataset = dataset
         self.resampled = ResampledGalleries([_labelled(files) for files in real], dataset.seed) if real else None
-        self.real_share = real_share
         self.parts = dataset.load(train=False)
-        self.validation_galleries = validation_galleries
         self._validation: list[Batch] | None = None
 
     def draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,12 +134,12 @@ class NodeStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         rng = np.random.default_rng(self.place)
-        at_hand: list[Example] = []
+        at_hand: deque[Example] = deque(maxlen=self.galleries)
         while True:
             example = make_example(self.draw, int(rng.integers(2**40)), self.place[0], self.candidates)
             if example is None:
                 continue
-            at_hand = [*at_hand[-self.galleries + 1 :], example]
+            at_hand.append(example)
             for first in [example, *(at_hand[i] for i in rng.integers(len(at_hand), size=FRESH - 1))]:
                 others = [other for other in (at_hand[i] for i in rng.permutation(len(at_hand))) if other is not first]
                 yield make_batch([first, *others[: AT_ONCE - 1]], self.nodes_per_step, self.candidates, rng)

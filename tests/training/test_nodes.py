@@ -68,6 +68,11 @@ def test_batches_mix_galleries_and_say_what_is_one_identity(data):
     assert 0.02 < torch.cat([same[:, 1:].flatten() for same, _, _ in found]).mean() < 0.9
 
 
+def test_no_more_galleries_are_held_than_asked_for(data, monkeypatch):
+    monkeypatch.setattr(data, "galleries", 1)
+    assert max(int(nodes.number.max()) for _, nodes, _ in batches(data, 0, 4)) == 0
+
+
 def test_galleries_of_few_clusters_and_of_other_widths_share_a_batch(make_gallery):
     def draw(number):
         gallery = make_gallery(number, num_faces=40, feature_dim=8 + 8 * number)
@@ -91,8 +96,6 @@ def test_real_galleries_are_mixed_in(dataset, data, real):
     assert 3 < sum(same) < 17
     with pytest.raises(InputError, match=r"a\.npy has no labels; name the file"):
         NodeDataModule(dataset, **SETTINGS, real=[{"features": real["features"]}], real_share=0.5)
-    with pytest.raises(InputError, match=r"data\.real_share=2 must lie between 0 and 1"):
-        NodeDataModule(dataset, **SETTINGS, real=[real], real_share=2)
 
 
 def test_examples_are_clusters_with_the_identity_of_most_of_their_faces(data):
