@@ -50,8 +50,6 @@ def main(config: DictConfig) -> float:
     if config.save_to is not None:
         require_free(Path(config.save_to))
         require_writable(Path(config.save_to).parent)
-        if len(config.dataset.get("parts", ["custom"])) != 1:
-            raise InputError("save_to=… keeps the clustering of one part; let dataset.parts name one.")
     trained = trained_model(config)
     if trained is not None and config.score_cache is not None:
         require_size(config.score_cache_gb)
@@ -72,6 +70,9 @@ def main(config: DictConfig) -> float:
         require_matching(trained, dataset.feature_dim, dataset.k)
     if config.save_to is not None:
         require_assigning(rule)
+        evaluated = getattr(dataset, "parts", 1)  # names, or the number of galleries; dataset=custom has one part
+        if (evaluated if isinstance(evaluated, int) else len(evaluated)) != 1:
+            raise InputError("save_to=… keeps the clustering of one part; let dataset.parts give one.")
     parts = dataset.load(train=False)
 
     def keep(gallery: Gallery, clustering: Clustering) -> None:

@@ -192,7 +192,7 @@ class FileDataset(_StoredGraphs):
         check_settings(self, "dataset.")
         if self.train_part is not None:
             require_part_name(self.train_part)
-        require_part_names([f"{self.train_part}_held_out", *self._names()])
+        self._names()  # checks them
 
     def has_train(self) -> bool:
         """Whether features and labels of the training part are there."""
@@ -210,10 +210,7 @@ class FileDataset(_StoredGraphs):
         return self._parts(train, fit, None, evaluation)
 
     def _names(self) -> list[str]:
-        """The names of the evaluation parts."""
-        if isinstance(self.parts, str) or not isinstance(self.parts, Sequence):
-            raise InputError(f"dataset.parts={self.parts} must be a list, such as [{self.parts}].")
-        return [self.numbered_part.format(part) if isinstance(part, int) else part for part in self.parts]
+        return part_names(self.parts, f"{self.train_part}_held_out", self.numbered_part)
 
     def _path(self, file: str, name: str) -> Path:
         return Path(self.root) / file.replace("{name}", name)
@@ -367,12 +364,31 @@ def _beside(features_file: Path, name: str) -> GraphFiles:
     return GraphFiles(features_file.with_name(f"{features_file.stem}_knns") / name, "faiss_k_{k}.npz", "arrays")
 
 
-def require_part_names(names: Sequence[object]) -> None:
-    """Raise `InputError` unless ``names`` are names of parts, each given once."""
+def part_names(parts: object, held_out: str, numbered: str = "{}") -> list[str]:
+    """Names of the evaluation parts.
+
+    Parameters
+    ----------
+    parts : sequence of int or str
+        Value of ``dataset.parts``.
+    held_out : str
+        Name of the part of held-out identities.
+    numbered : str
+        Format of the names that numbers stand for.
+
+    Raises
+    ------
+    InputError
+        Unless ``parts`` is a list of names that differ from each other and from ``held_out``.
+    """
+    if isinstance(parts, str) or not isinstance(parts, Sequence):
+        raise InputError(f"dataset.parts={parts} must be a list, such as [{parts}].")
+    names = [held_out, *(numbered.format(part) if isinstance(part, int) else part for part in parts)]
     for name in names:
         require_part_name(name)
         if names.count(name) > 1:
             raise InputError(f"dataset.parts names {name} twice; name each part once.")
+    return names[1:]
 
 
 def held_out_faces(labels: np.ndarray, share: float, source: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 
-from lcde.data.datasets import Parts, require_part_names
+from lcde.data.datasets import Parts, part_names
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_gallery, require_k
@@ -87,15 +87,19 @@ class SyntheticBenchmark:
 
     def __post_init__(self) -> None:
         check_settings(self, "dataset.")
-        require_part_names([self.train_part, self.held_out_part])
-        require_part_names([self.held_out_part, *self.parts])
+        if self.train_part == self.held_out_part:
+            raise InputError(f"dataset.train_part and dataset.held_out_part are both {self.train_part}; rename one.")
+        known = sorted(self.num_identities)
+        named = [
+            ("train_part", self.train_part),
+            *(("parts", name) for name in part_names(self.parts, self.held_out_part)),
+        ]
+        for key, name in named:
+            if name not in known:
+                raise InputError(f"dataset.{key} names {name!r}; dataset.num_identities has {known}.")
 
     def load(self, train: bool) -> Parts:
         """Generate the parts; see `lcde.data.datasets.Dataset`."""
-        known = sorted(self.num_identities)
-        for name in [self.train_part, *self.parts]:
-            if name not in known:
-                raise InputError(f"dataset.parts names {name!r}; dataset.num_identities has {known}.")
         fit = self._gallery(self.train_part) if train else None
         validation = self._generate(self.held_out_part, self.held_out_identities, HELD_OUT_STREAM, held_out=True)
         return Parts(fit, validation, [self._gallery(name) for name in self.parts])

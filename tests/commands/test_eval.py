@@ -177,8 +177,9 @@ def test_assignment_is_that_of_the_estimator(evaluate, write, gallery, tmp_path)
 def test_what_cannot_be_kept_or_assigned_is_refused(evaluate, write, gallery, published, tmp_path):
     kept, features = tmp_path / "kept.npz", write("features", gallery.features)
     networks = f"lce_weights={published[0]}", f"pce_weights={published[1]}"
-    with pytest.raises(SystemExit, match=r"save_to=… keeps the clustering of one part"):
-        evaluate("dataset=synthetic", f"save_to={kept}")
+    for several in ("synthetic", "random_galleries"):
+        with pytest.raises(SystemExit, match=r"save_to=… keeps the clustering of one part"):
+            evaluate(f"dataset={several}", f"save_to={kept}")
     evaluate(features, f"save_to={kept}", "dataset.k=5")
     before = kept.read_bytes()
     for more in ((), (f"assign_to={kept}",)):

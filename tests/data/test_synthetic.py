@@ -98,11 +98,6 @@ def test_faces_of_one_identity_differ_most_along_the_nuisance_directions(small):
     assert share > 0.5
 
 
-def test_unknown_part_is_named():
-    with pytest.raises(InputError, match="part9_test"):
-        benchmark(parts=["part9_test"]).load(train=False)
-
-
 def test_k_must_lie_below_the_faces():
     with pytest.raises(InputError, match=r"dataset\.k=20000"):
         benchmark(k=20_000).load(train=False)
