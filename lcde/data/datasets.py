@@ -17,6 +17,11 @@ from lcde.files import require_file
 from lcde.resources import require_memory
 from lcde.settings import Within, check_settings
 
+NEEDED = {  # by a key of `Custom`: the key without which it would be ignored
+    **dict.fromkeys(("labels", "graph", "images", "reference"), "features"),
+    **{"train_features": "train_labels", "train_labels": "train_features"},
+    **{"val_features": "val_labels", "val_labels": "val_features"},
+}
 SAMPLED = 1_000  # of every so many rows one is checked, to tell beforehand whether features will stay in their file
 
 
@@ -303,6 +308,9 @@ class Custom(_StoredGraphs):
 
     def __post_init__(self) -> None:
         check_settings(self, "dataset.")
+        for key, other in NEEDED.items():
+            if getattr(self, key) is not None and getattr(self, other) is None:
+                raise InputError(f"dataset.{other} is not given, but dataset.{key} is; name both files.")
         others = "labels", "train_labels", "val_features", "val_labels", "graph", "images", "reference"
         for key in (*others, "features", "train_features"):
             if (file := getattr(self, key)) is not None:
@@ -312,15 +320,15 @@ class Custom(_StoredGraphs):
 
     def has_train(self) -> bool:
         """Whether ``train_features`` and ``train_labels`` are given."""
-        return self.train_features is not None and self.train_labels is not None
+        return self.train_features is not None
 
     def load(self, train: bool) -> Parts:
         """Read the galleries; see `Dataset`."""
         fit = held_out = None
         if self.val_features is not None:
-            held_out = replace(self._source("val_", "val", need_labels=True), held_out=True)
+            held_out = replace(self._source("val_", "val"), held_out=True)
         if train or self.has_train():
-            fit = self._source("train_", "train", need_labels=True)
+            fit = self._source("train_", "train")
         evaluation = [self._evaluation_source(train)] if not train or self.features is not None else []
         reference = None if self.reference is None else read_matrix(Path(self.reference), self.feature_dim)
         parts = self._parts(train, fit, held_out, evaluation)
@@ -331,10 +339,10 @@ class Custom(_StoredGraphs):
 
     def faces(self) -> tuple[np.ndarray, np.ndarray | None]:
         """``features`` (N, D) and, if given, ``labels`` (N,), without a kNN graph."""
-        source = self._source("", "custom", need_labels=False)
+        source = self._source("", "custom")
         return source.read(), source.labels
 
-    def _source(self, prefix: str, name: str, need_labels: bool) -> _Source:
+    def _source(self, prefix: str, name: str, need_labels: bool = False) -> _Source:
         """The embeddings, and the labels if given, that the keys with ``prefix`` name."""
         features_file, labels_file = getattr(self, f"{prefix}features"), getattr(self, f"{prefix}labels")
         for kind, value in (("features", features_file), ("labels", labels_file)):

@@ -102,7 +102,7 @@ class SyntheticBenchmark:
         """Generate the parts; see `lcde.data.datasets.Dataset`."""
         fit = self._gallery(self.train_part) if train else None
         validation = self._generate(self.held_out_part, self.held_out_identities, HELD_OUT_STREAM, held_out=True)
-        return Parts(fit, validation, [self._gallery(name) for name in self.parts])
+        return Parts(fit, validation, [self._gallery(str(name)) for name in self.parts])
 
     def _gallery(self, name: str) -> Gallery:
         return self._generate(name, self.num_identities[name], sorted(self.num_identities).index(name))

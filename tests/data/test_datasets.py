@@ -248,8 +248,6 @@ def test_custom_training_faces_are_split_by_identities(gallery, faces):
 def test_custom_validation_files_replace_the_split(gallery, faces):
     files = {"train_features": "faces.npy", "train_labels": "people.txt", "val_features": "faces.npy"}
     files = {name: faces / file for name, file in files.items()}
-    with pytest.raises(InputError, match=r"dataset\.val_labels is not given"):
-        custom(**files).load(train=True)
     parts = custom(**files, val_labels=faces / "people.txt").load(train=True)
     assert (parts.train.name, parts.validation.name) == ("train", "val")
     assert (len(parts.train), len(parts.validation), parts.validation.held_out) == (60, 60, True)
@@ -275,9 +273,11 @@ def test_unlabelled_faces_are_evaluated_beside_a_training_part(gallery, faces):
     [
         ({}, False, "features"),
         ({}, True, "train_features"),
-        ({"train_features": "faces.npy"}, True, "train_labels"),
-        ({"train_labels": "people.txt"}, True, "train_features"),
-        ({"train_features": "faces.npy"}, False, "features"),
+        *(({key: "faces.npy"}, True, "features") for key in ("labels", "graph", "images", "reference")),
+        ({"train_features": "faces.npy"}, False, "train_labels"),
+        ({"train_labels": "people.txt"}, False, "train_features"),
+        ({"val_features": "faces.npy"}, False, "val_labels"),
+        ({"val_labels": "people.txt"}, False, "val_features"),
     ],
 )
 def test_missing_files_are_named_by_their_key(given, train, missing, faces):
@@ -299,14 +299,9 @@ def test_a_reference_is_clustered_together_with_the_faces(gallery, faces):
 
 @pytest.mark.parametrize("key", ["labels", "train_labels", "val_features", "graph", "images", "reference"])
 def test_files_that_do_not_exist_are_named_by_their_key(key, faces):
+    given = dict.fromkeys(("features", "train_features", "train_labels", "val_labels"), faces / "faces.npy")
     with pytest.raises(InputError, match=rf"dataset\.{key} not found: .*nobody\.txt"):
-        custom(**{"features": faces / "faces.npy", key: faces / "nobody.txt"}).load(train=False)
-
-
-def test_training_without_labels_has_no_held_out_identities(faces):
-    dataset = custom(features=faces / "faces.npy", train_features=faces / "faces.npy")
-    assert not dataset.has_train()
-    assert dataset.load(train=False).validation is None
+        custom(**given | {"val_features": faces / "faces.npy", key: faces / "nobody.txt"})
 
 
 def test_custom_graph_is_used_instead_of_a_built_one(gallery, faces):
