@@ -77,6 +77,16 @@ REFUSED = {  # group: overrides, and words of the message
         ("dataset=synthetic dataset.train_part=part9", "dataset.train_part names 'part9'; dataset.num_identities has"),
         ("dataset=synthetic dataset.train_part=part0_held_out", "held_out_part are both part0_held_out; rename one"),
         ("dataset=synthetic dataset.seed=-1", "dataset.seed=-1 must be a whole number"),
+        ("dataset=synthetic dataset.nuisance_dim=0", "dataset.nuisance_dim=0 must be a whole number of at least 1"),
+        (
+            "dataset=synthetic dataset.nuisance_dim=64",
+            "dataset.nuisance_dim=64 must be less than dataset.feature_dim=64",
+        ),
+        ("dataset=synthetic dataset.size_exponent=0", "dataset.size_exponent=0 must be a number of at least 0.01"),
+        *(
+            (f"dataset=synthetic dataset.num_identities.part1_test={bad}", f"part1_test={bad} must be a whole number")
+            for bad in ("0", "-3", "2.5")
+        ),
         ("dataset=synthetic dataset.blur=abc", "dataset.blur=abc must be a number"),
         ("dataset=random_galleries dataset.parts=some", "dataset.parts=some must be a whole number"),
     ],
@@ -101,6 +111,15 @@ REFUSED = {  # group: overrides, and words of the message
         ),
         ("data=nodes data.seed=-1", "data.seed=-1 must be a whole number"),
         ("data=nodes data.real_share=2", "data.real_share=2 must be a number from 0 to 1"),
+        *(
+            (f"pairs.{key}=-1", f"pairs.{key}=-1 must be a number of at least 0")
+            for key in ("density", "uncertain", "near")
+        ),
+        ("pairs.near_neighbours=0", "pairs.near_neighbours=0 must be a whole number of at least 1"),
+        ("pairs=uniform pairs.pairs_per_face=-1", "pairs.pairs_per_face=-1 must be a number of at least 0"),
+        ("pairs=fceser pairs.threshold=null", "pairs.threshold=None must be a number from -1 to 1"),
+        ("pairs=fceser pairs.recall=2", "pairs.recall=2 must be a number from 0 to 1"),
+        ("pairs=fceser pairs.pairs_per_face=-1", "pairs.pairs_per_face=-1 must be a number of at least 0"),
     ],
     "clustering": [
         ("clustering=components clustering.threshold=abc", "clustering.threshold=abc must be a number"),

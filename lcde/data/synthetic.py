@@ -55,7 +55,7 @@ class SyntheticBenchmark:
     spread : float
         Median length of the variation within an identity, whose mean face has length 1.
     nuisance_dim : int
-        Number of directions that all identities vary along.
+        Number of directions that all identities vary along, less than ``feature_dim``.
     nuisance_share : float
         Share of the variation (squared length) along them.
     blur : float
@@ -74,12 +74,12 @@ class SyntheticBenchmark:
     held_out_identities: Annotated[int, Within(1)]
     parts: Sequence[str]
     seed: Annotated[int, Within(0)]
-    size_exponent: Annotated[float, Within(0)]
+    size_exponent: Annotated[float, Within(0.01)]
     max_size: Annotated[int, Within(1)]
     family_share: Annotated[float, Within(0, 1)]
     likeness: Annotated[float, Within(0, 1)]
     spread: Annotated[float, Within(0)]
-    nuisance_dim: Annotated[int, Within(0)]
+    nuisance_dim: Annotated[int, Within(1)]
     nuisance_share: Annotated[float, Within(0, 1)]
     blur: Annotated[float, Within(0)]
     singleton_share: Annotated[float, Within(0)]
@@ -87,6 +87,12 @@ class SyntheticBenchmark:
 
     def __post_init__(self) -> None:
         check_settings(self, "dataset.")
+        if self.nuisance_dim >= self.feature_dim:
+            limit = f"dataset.feature_dim={self.feature_dim}"
+            raise InputError(f"dataset.nuisance_dim={self.nuisance_dim} must be less than {limit}.")
+        for name, count in self.num_identities.items():
+            if not isinstance(count, int) or count < 1:
+                raise InputError(f"dataset.num_identities.{name}={count} must be a whole number of at least 1.")
         if self.train_part == self.held_out_part:
             raise InputError(f"dataset.train_part and dataset.held_out_part are both {self.train_part}; rename one.")
         known = sorted(self.num_identities)

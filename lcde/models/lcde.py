@@ -1,5 +1,6 @@
 """The model of LCDE: LCENet and PCENet with their losses, trained in one run."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,10 +76,11 @@ class LCDEModel(PairModel):
             raise InputError(f"model.neighbours_per_end={neighbours_per_end} must be 2 or more: it counts the end too.")
         if not 0 <= dropout < 1:
             raise InputError(f"model.dropout={dropout} must lie in [0, 1).")
+        if not 0 < negative_weight < math.inf:
+            raise InputError(f"model.negative_weight={negative_weight} must be a positive number.")
         self.nhead, self.neighbours_per_end = nhead, neighbours_per_end
-        self.layers, self.widths = _each(num_layers), _each(dim_feedforward or 4 * feature_dim)
-        if min(self.layers) < 1:
-            raise InputError(f"model.num_layers={num_layers} must be 1 or more.")
+        self.layers = _each("num_layers", num_layers)
+        self.widths = _each("dim_feedforward", 4 * feature_dim if dim_feedforward is None else dim_feedforward)
         self.lcenet = LCENet(feature_dim, k, self.layers[0], nhead, self.widths[0], dropout)
         self.pcenet = PCENet(feature_dim, k, self.layers[1], nhead, self.widths[1], dropout)
         self.token_head = TokenHead(feature_dim + 2 * k)
@@ -142,6 +144,9 @@ class TokenHead(nn.Module):
         return self.output(ends[:, :, None] + self.token(encoded)[:, None])
 
 
-def _each(value: int | Sequence[int]) -> list[int]:
+def _each(key: str, value: int | Sequence[int]) -> list[int]:
     """A setting of LCENet and of PCENet."""
-    return [value, value] if isinstance(value, int) else list(value)
+    each = [value, value] if isinstance(value, int) else list(value)
+    if len(each) != 2 or min(each) < 1:
+        raise InputError(f"model.{key}={value} must be a number of at least 1, or two: of LCENet and of PCENet.")
+    return each

@@ -16,7 +16,7 @@ from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairM
 from lcde.models.encoder import require_divisible
 from lcde.models.pcenet import PCENet
 from lcde.models.precision import as_dtype
-from lcde.settings import Within
+from lcde.settings import Within, check_settings
 
 
 @dataclass
@@ -80,11 +80,14 @@ class PairsBeyondStop:
         Pairs per face and epoch.
     """
 
-    threshold: float
-    recall: float
-    pairs_per_face: float
+    threshold: Annotated[float, Within(-1, 1)]
+    recall: Annotated[float, Within(0, 1)]
+    pairs_per_face: Annotated[float, Within(0)]
 
     reads_connectivity: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_settings(self, "pairs.")
 
     def __call__(self, graph: KNNGraph, connectivity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As `lcde.training.pairs.PairSampler`."""

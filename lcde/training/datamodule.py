@@ -13,6 +13,7 @@ from lcde.clustering.density import symmetrise
 from lcde.data.datasets import Dataset
 from lcde.data.gallery import Gallery
 from lcde.distributed import broadcast, rank, world_size
+from lcde.errors import InputError
 from lcde.models.base import DeviceGraph, Neighbourhoods, PairModel
 from lcde.models.scoring import to_device
 from lcde.settings import Within, check_settings
@@ -129,7 +130,10 @@ class EdgePairDataModule(LightningDataModule):
         # Before the model has scored the part, similarity is the best guess at connectivity.
         connectivity = graph.similarities.clip(0, 1) if self._connectivity is None else self._connectivity
         rng = np.random.default_rng([self.seed, self.trainer.current_epoch])
-        return rng.permutation(self.sampler(graph, connectivity, rng))
+        pairs = self.sampler(graph, connectivity, rng)
+        if not len(pairs):
+            raise InputError(f"pairs=… draws no pair of the {len(graph)} faces to train on; raise its pairs per face.")
+        return rng.permutation(pairs)
 
     def _loader(self, gallery: Gallery, pairs: np.ndarray) -> DataLoader:
         """This rank's share of ``pairs``: the ranks' batches of a step are together the batch of one process."""

@@ -1,13 +1,14 @@
 """How an epoch's pairs of faces are drawn from a kNN graph."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 
 from lcde.clustering.density import density
 from lcde.clustering.edges import select_edges
 from lcde.data.gallery import KNNGraph
+from lcde.settings import Within, check_settings
 
 
 class PairSampler(Protocol):
@@ -35,9 +36,12 @@ class UniformPairs:
         Pairs per face and epoch.
     """
 
-    pairs_per_face: float
+    pairs_per_face: Annotated[float, Within(0)]
 
     reads_connectivity = False
+
+    def __post_init__(self) -> None:
+        check_settings(self, "pairs.")
 
     def __call__(self, graph: KNNGraph, connectivity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As `PairSampler`."""
@@ -59,12 +63,15 @@ class MixedPairs:
     near_neighbours : int
     """
 
-    density: float
-    uncertain: float
-    near: float
-    near_neighbours: int
+    density: Annotated[float, Within(0)]
+    uncertain: Annotated[float, Within(0)]
+    near: Annotated[float, Within(0)]
+    near_neighbours: Annotated[int, Within(1)]
 
     reads_connectivity = True
+
+    def __post_init__(self) -> None:
+        check_settings(self, "pairs.")
 
     def __call__(self, graph: KNNGraph, connectivity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As `PairSampler`."""

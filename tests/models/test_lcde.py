@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -141,9 +143,17 @@ def test_networks_may_differ_in_depth_and_width():
     assert model.layer_settings() == {"num_layers": [1, 2], "nhead": 8, "dim_feedforward": [24, 40]}
 
 
-@pytest.mark.parametrize(("name", "value"), [("neighbours_per_end", 1), ("dropout", 1.5), ("num_layers", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("neighbours_per_end", 1),
+        ("dropout", 1.5),
+        ("negative_weight", -3),
+        *((name, value) for name in ("num_layers", "dim_feedforward") for value in (0, [1, 0], [1], [1, 1, 7])),
+    ],
+)
 def test_values_out_of_range_are_refused(name, value):
-    with pytest.raises(InputError, match=rf"model\.{name}={value} must "):
+    with pytest.raises(InputError, match=rf"model\.{name}={re.escape(str(value))} must "):
         LCDEModel(**SIZES | {name: value})
 
 

@@ -104,6 +104,12 @@ def test_an_empty_batch_is_refused_before_data_are_read():
         EdgePairDataModule(None, UniformPairs(1.0), batch_size=0, seed=0, rotate=False)
 
 
+def test_an_epoch_without_pairs_is_refused(datamodule):
+    datamodule.sampler = UniformPairs(0.001)
+    with pytest.raises(InputError, match="draws no pair of the 120 faces"):
+        datamodule.train_dataloader()
+
+
 def test_neighbours_come_in_the_order_that_the_model_reads(datamodule):
     datamodule.trainer.lightning_module = Backwards(16, 8, 4)
     gallery, batch = datamodule.train_gallery, next(iter(datamodule.train_dataloader()))
