@@ -50,6 +50,7 @@ class LCDERule(Rule):
     precision: Literal["float32", "auto"] = "float32"
 
     needs_scores = True
+    has_density = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

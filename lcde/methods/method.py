@@ -159,6 +159,8 @@ class Rule(ABC):
         Faces of lower density are noise.
     needs_scores : bool
         Class attribute: whether the rule asks a trained model.
+    has_density : bool
+        Class attribute: whether its details hold the density of each face; others refuse a ``density_threshold``.
     precision : str
         Precision that the model runs in: "float32", or "auto" for bfloat16 where the device gains from it.
     """
@@ -167,10 +169,16 @@ class Rule(ABC):
     density_threshold: Annotated[float | None, Within(0)] = field(default=None, kw_only=True)
 
     needs_scores = False
+    has_density = False
     precision = "float32"
 
     def __post_init__(self) -> None:
         check_settings(self, "clustering.")
+        least = self.density_threshold
+        if least is not None and not self.has_density:
+            raise InputError(
+                f"clustering.density_threshold={least} must be null: {type(self).__name__} has no density."
+            )
 
     @abstractmethod
     def __call__(self, gallery: Gallery, scores: Scores | None) -> Clustering:
@@ -209,11 +217,6 @@ class Method:
         -------
         Clustering or None
             None on all ranks but 0.
-
-        Raises
-        ------
-        InputError
-            Where ``density_threshold`` is set but the method has no density.
         """
         clustering = self._cluster(gallery if gallery.union is None else gallery.union, show_progress)
         if clustering is not None and gallery.union is not None:
@@ -238,10 +241,9 @@ class Method:
     def _with_noise(self, clustering: Clustering) -> Clustering:
         labels, density, least = clustering.labels, clustering.details.density, self.rule.density_threshold
         noise = np.bincount(labels)[labels] < self.rule.min_cluster_size
-        if density is not None and least is not None:
+        if least is not None:
+            assert density is not None  # the rule has_density
             noise |= density < least
-        elif least is not None:
-            raise InputError(f"clustering.density_threshold={least} is set, but clustering={self.name} has no density.")
         return replace(clustering, noise=noise)
 
 

@@ -19,6 +19,8 @@ class UnsupervisedRule(Rule, SecondPass):
     second pass, with all settings as `SecondPass` explains them, starts from.
     """
 
+    has_density = True
+
     def __call__(self, gallery: Gallery, scores: Scores | None = None) -> Clustering:
         """Cluster ``gallery``.
 

@@ -8,8 +8,11 @@ from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
 from lcde.evaluation.results import evaluate
+from lcde.methods.classical import ComponentsRule
 from lcde.methods.lcde import LCDERule
 from lcde.methods.method import Clustering, Details, Method, Rule
+from lcde.methods.universal import UniversalRule
+from lcde.methods.unsupervised import UnsupervisedRule
 
 FIVE = Gallery("five", np.eye(5, dtype=np.float32), build_knn(np.eye(5, dtype=np.float32), 5))
 
@@ -19,6 +22,8 @@ class Fixed(Rule):
     """Always the same five faces."""
 
     density: np.ndarray | None = field(default_factory=lambda: np.array([0.5, 0.2, 0.9, 0.4, 0.1]))
+
+    has_density = True
 
     def __call__(self, gallery, scores=None):
         return Clustering(np.array([0, 0, 1, 0, 2]), {}, Details(density=self.density))
@@ -38,8 +43,10 @@ def test_noise_is_in_small_clusters_or_of_low_density(rule, noise):
 
 
 def test_a_density_threshold_needs_a_density():
-    with pytest.raises(InputError, match=r"density_threshold=0\.5 is set, but clustering=fixed has no density"):
-        Method("fixed", Fixed(None, density_threshold=0.5)).cluster(FIVE)
+    for rule in (LCDERule, UnsupervisedRule, UniversalRule):
+        assert rule(density_threshold=0.5).density_threshold == 0.5
+    with pytest.raises(InputError, match=r"density_threshold=0\.5 must be null: ComponentsRule has no density"):
+        ComponentsRule(density_threshold=0.5)
 
 
 def test_a_rule_that_asks_networks_needs_them():
