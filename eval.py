@@ -19,9 +19,9 @@ from lcde.configuration import CONF, build, build_each, choose_rule, trained_mod
 from lcde.data.datasets import Custom, Dataset
 from lcde.data.gallery import Gallery
 from lcde.errors import InputError
-from lcde.evaluation.output import print_published, print_table, write_config, write_results
+from lcde.evaluation.output import print_published, print_table, write_results
 from lcde.evaluation.results import score
-from lcde.files import require_free, require_writable
+from lcde.files import require_free, require_writable, write_text
 from lcde.methods.method import Clustering, Method, timed
 from lcde.methods.saved import SavedClustering, require_assigning
 from lcde.models.score_cache import keep_within, require_size
@@ -55,7 +55,7 @@ def main(config: DictConfig) -> float:
         require_size(config.score_cache_gb)
         require_writable(Path(config.score_cache))
     name = choose_rule(config, choice, trained)
-    rank_zero_only(write_config)(OmegaConf.to_yaml(config, resolve=True), run_dir)
+    rank_zero_only(write_text)(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
     dataset = build(config.dataset)
     fabric = Fabric(**{key: config.trainer[key] for key in ("accelerator", "devices", "num_nodes", "strategy")})

@@ -14,8 +14,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from lcde.commands.entry import exit_on_input_error, own_processes, seed_everything
 from lcde.commands.scoring import evaluate_baselines, evaluate_parts
 from lcde.configuration import CONF, build, build_each, build_rule, trained_model
-from lcde.evaluation.output import print_published, print_table, write_config, write_results
-from lcde.files import remove_unfinished
+from lcde.evaluation.output import print_published, print_table, write_results
+from lcde.files import remove_unfinished, write_text
 from lcde.methods.method import Method
 from lcde.models.weights import load_checkpoint
 from lcde.report.html import write_report
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> float:
     if OmegaConf.is_missing(config, "resume"):
         text = OmegaConf.to_yaml(config, resolve=True)
         require_same_run(run_dir, text)
-        rank_zero_only(write_config)(text, run_dir)
+        rank_zero_only(write_text)(run_dir / "config.yaml", text)
     else:
         run_dir = Path(config.resume)
         config, name = resumed(run_dir)

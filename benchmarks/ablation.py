@@ -25,7 +25,7 @@ from lcde.configuration import build, compose_config
 from lcde.data.formats import normalise, read_labels, read_matrix
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn
-from lcde.files import write_atomically
+from lcde.files import write_text
 from lcde.methods.method import Method, Scores
 from lcde.metrics import Contingency, bcubed, pairwise
 from lcde.models.base import PairModel
@@ -146,9 +146,9 @@ def main(arguments: Sequence[str]) -> None:
     for table in tables:
         table.print()
     path = options.results / f"ablation-{str(described['date'])[:19].replace(':', '-')}.json"
-    _write(path, json.dumps({"machine": described, **results}, indent=1) + "\n")
+    write_text(path, json.dumps({"machine": described, **results}, indent=1) + "\n")
     if options.docs:
-        _write(ROOT / "docs" / "ablation.md", page(tables, described))
+        write_text(ROOT / "docs" / "ablation.md", page(tables, described))
     Console().print(f"results: {path}")
 
 
@@ -329,7 +329,3 @@ def _mean_median(values: Sequence[float]) -> tuple[float, float]:
 
 def _mean_f(score: TrainedScore) -> float:
     return (score.pairwise_f + score.bcubed_f) / 2
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))

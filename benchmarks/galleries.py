@@ -22,7 +22,7 @@ from benchmarks.ablation import build_rule, load_module, read_galleries, unsuper
 from benchmarks.measure import machine
 from lcde.configuration import build, choose_rule, compose_config
 from lcde.data.gallery import Gallery
-from lcde.files import write_atomically
+from lcde.files import write_atomically, write_text
 from lcde.methods.classical import ThresholdRule
 from lcde.methods.method import Method
 from lcde.models.weights import load_checkpoint
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     described = machine()
     stem = options.results / f"galleries-{str(described['date'])[:19].replace(':', '-')}"
     text = json.dumps({"machine": described, "quality": quality}, indent=1) + "\n"
-    write_atomically(stem.with_suffix(".json"), lambda target: target.write(text.encode()))
+    write_text(stem.with_suffix(".json"), text)
     picture = figure(quality, one_person)
     write_atomically(stem.with_suffix(".png"), lambda target: picture.savefig(target, format="png", dpi=150))
     Console().print(f"results: {stem}.json and .png")

@@ -30,7 +30,7 @@ from lcde.data.datasets import Parts
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_gallery
 from lcde.data.search import recall
-from lcde.files import write_atomically
+from lcde.files import write_text
 from lcde.methods.method import Method
 from lcde.metrics import Contingency, bcubed, pairwise
 from lcde.models.base import Model
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> None:
         results[name] |= {"GB of the GPU": memory, "GB so far": peak_memory_mb() / 2**10}
         results[name]["seconds of the step"] = time.perf_counter() - start
         text = json.dumps({"machine": described, "faces": options.faces, "results": results}, indent=1) + "\n"
-        write_atomically(path, lambda file, text=text: file.write(text.encode()))
+        write_text(path, text)
         console.print(
             f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in results[name].items()), markup=False
         )

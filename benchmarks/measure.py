@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lcde.files import write_atomically
+from lcde.files import write_atomically, write_text
 from lcde.progress import track
 
 REPEAT_FOR = 0.3  # seconds for which a short job is repeated in its process; the median counts
@@ -258,7 +258,7 @@ def write_results(
     path = folder / f"{str(described['date'])[:19].replace(':', '-')}.json"
     results = [asdict(result) | {"median": result.median} for result in measurements]
     text = json.dumps({"machine": described, "settings": settings, "results": results}, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
     image = _draw(measurements)
     write_atomically(path.with_suffix(".png"), lambda file: file.write(image))
     return path

@@ -24,7 +24,7 @@ from lcde.data import search
 from lcde.data.formats import read_labels, read_matrix
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn, order_neighbours, own_graph
-from lcde.files import write_atomically
+from lcde.files import write_text
 from lcde.metrics import Contingency, bcubed, pairwise
 from lcde.progress import track
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     described = machine()
     path = options.results / f"perturbed-{str(described['date'])[:19].replace(':', '-')}.json"
     text = json.dumps({"machine": described, "changes": [asdict(change) for change in changes]}, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
     Console().print(f"results: {path}")
 
 

@@ -31,7 +31,7 @@ from rich.console import Console
 from benchmarks import ROOT
 from benchmarks.ablation import ResultTable
 from benchmarks.measure import machine
-from lcde.files import write_atomically
+from lcde.files import write_text
 
 SETTINGS = [  # networks as by default, whose checkpoints take 64 MB, and epochs of seconds
     "dataset.num_identities={part0_train:200,part1_test:75,part2_test:225}",
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str]) -> None:
         "killed": [asdict(process) for process in disturbed],
     }
     text = json.dumps(kept) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
     Console().print(f"results: {path}")
     if failures:
         raise SystemExit(f"error: {'; '.join(failures)}. Both runs are kept in {folder}.")
@@ -269,7 +269,7 @@ def differences(whole: Path, killed: Path) -> Iterator[str]:
         yield f"the killed run left {', '.join(extra) or 'no other file'} and lacks {', '.join(missing) or 'none'}"
         if missing:
             return
-    scores = [without_times(json.loads((folder / "metrics.json").read_text())) for folder in folders]
+    scores = [without_times(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))) for folder in folders]
     if scores[0] != scores[1]:
         yield "the scores in metrics.json differ"
     for file in sorted(whole.glob("labels/*.npy")):

@@ -85,7 +85,7 @@ def _seconds(arguments: list[str]) -> float:
 
 
 def _metrics(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 def _scores(values: dict) -> dict[str, float]:

@@ -82,6 +82,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, as `write_atomically` does; readers must name the encoding."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def file_backed(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """An array in a temporary file of ``folder``, which is deleted with it, for values that would fill the memory.
 

@@ -1,5 +1,6 @@
 """Outputs are written whole or not at all, whatever the disk says."""
 
+import locale
 import os
 from contextlib import contextmanager
 from functools import partial
@@ -9,11 +10,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from lcde.commands.compare import Job
 from lcde.data.formats import write_knn
 from lcde.errors import InputError
-from lcde.evaluation.output import write_config, write_results
+from lcde.evaluation.output import write_results
 from lcde.evaluation.results import Result
-from lcde.files import file_backed, remove_unfinished, require_writable, write_atomically
+from lcde.files import file_backed, remove_unfinished, require_writable, write_atomically, write_text
 from lcde.methods.method import Clustering
 from lcde.methods.saved import SavedClustering
 from lcde.methods.unsupervised import UnsupervisedRule
@@ -23,6 +25,7 @@ from lcde.models.weights import export_published
 from lcde.report.html import write_page
 from lcde.report.plots import save_figures
 from lcde.training.checkpoint_io import AtomicCheckpointIO
+from lcde.training.resume import require_same_run
 
 LIMIT = 100  # bytes
 
@@ -63,7 +66,7 @@ WRITERS = {  # what writes a file, and its name
     "checkpoint": (lambda folder, _: AtomicCheckpointIO().save_checkpoint({"a": torch.ones(99)}, folder / "a"), "a"),
     "weights": (lambda folder, _: export_published(model(), folder / "a.pth", folder / "b.pth"), "a.pth"),
     "labels": (lambda folder, _: write_results([RESULT], folder), "labels/part.npy"),
-    "settings": (lambda folder, _: write_config("a: 1\n" * 99, folder), "config.yaml"),
+    "text": (lambda folder, _: write_text(folder / "a.yaml", "a: 1\n" * 99), "a.yaml"),
     "page": (lambda folder, _: write_page(folder / "a.html", "sweep.html.j2", PAGE), "a.html"),
     "figure": (lambda folder, _: save_figures({"a": Figure()}, folder), "a.png"),
 }
@@ -116,6 +119,24 @@ def test_a_folder_without_permission_is_told(write, tmp_path):
 def test_a_checked_folder_is_there_and_empty(tmp_path):
     require_writable(tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
+
+
+@pytest.fixture
+def ascii_locale():
+    """Let ``open`` take text for ASCII where no encoding is named, unless Python is in UTF-8 mode."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
+
+
+def test_text_is_read_as_it_was_written_in_any_locale(ascii_locale, tmp_path):
+    settings = "root: /data/Jörg\n"
+    write_text(tmp_path / "config.yaml", settings)
+    write_text(tmp_path / "checkpoints" / "last.ckpt", "")
+    require_same_run(tmp_path, settings)
+    write_text(tmp_path / "log.txt", "error: no Jörg")
+    assert Job("hac", 0, tmp_path, [], None).rows()[0]["error"] == "no Jörg"
 
 
 def test_only_what_was_left_unfinished_is_removed(tmp_path):

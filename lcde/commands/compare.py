@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from lcde.data.gallery import Gallery
 from lcde.errors import InputError
 from lcde.evaluation.output import metrics_of, table_row
 from lcde.evaluation.results import evaluate
-from lcde.files import readable, remove_unfinished, write_atomically
+from lcde.files import readable, remove_unfinished, write_text
 from lcde.methods.classical import ThresholdRule, with_best_threshold
 from lcde.methods.method import Method, Rule
 from lcde.models.base import Model
@@ -80,9 +79,9 @@ class Job:
         of_job = {"method": self.method, "seed": self.seed}
         if self.results.is_file():
             with readable(self.results, "results of a job", "; delete it to run the job again"):
-                return [of_job | row for row in json.loads(self.results.read_text())]
+                return [of_job | row for row in json.loads(self.results.read_text(encoding="utf-8"))]
         log = self.folder / "log.txt"
-        lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
         return [of_job | {"error": lines[-1].removeprefix("error: ") if lines else "not run yet"}]
 
 
@@ -139,9 +138,9 @@ def jobs_of(config: DictConfig, hydra: HydraConf, folder: Path) -> list[Job]:
     for job in jobs:
         text = json.dumps({"overrides": job.overrides, "config_dir": job.config_dir})
         path = job.folder / "job.json"
-        if path.is_file() and path.read_text() != text:
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
             raise InputError(f"{job.folder} holds a job of other settings; name another folder with hydra.run.dir=….")
-        write_atomically(path, partial(_write, text=text))
+        write_text(path, text)
     return jobs
 
 
@@ -151,7 +150,7 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
         print(f"{job.method}, seed {job.seed}", flush=True)
         remove_unfinished(job.folder)
         with open(job.folder / "log.txt", "wb") as log:  # written as the job goes on, to be watched
-            command = [sys.executable, "-m", "lcde.commands.compare", str(job.folder)]
+            command = [sys.executable, "-X", "utf8", "-m", "lcde.commands.compare", str(job.folder)]
             subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
         yield job
 
@@ -165,7 +164,7 @@ def run(folder: Path) -> list[dict[str, Any]]:
         One row for each part and way to choose the threshold ("threshold_by"): "settings" for that of the YAML file,
         "held-out" identities, or the part itself, "oracle". Scores are fractions.
     """
-    job = json.loads((folder / "job.json").read_text())
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     config = compose_config("train", job["overrides"], job["config_dir"])
     limit_threads()
     seed_everything(config.seed)
@@ -239,10 +238,6 @@ def _choice(method: str, folders: Sequence[Path]) -> list[str]:
     raise InputError(f"methods=[…] names {method}, which is no choice of model= or clustering=; there are {known}.")
 
 
-def _write(file: Any, text: str) -> None:
-    file.write(text.encode())
-
-
 def main() -> None:
     """Run the job of the folder that the command line names."""
     folder = Path(sys.argv[1])
@@ -250,7 +245,7 @@ def main() -> None:
         text = json.dumps(run(folder), indent=1, default=_plain)
     except InputError as error:
         sys.exit(f"error: {error}")
-    write_atomically(folder / "results.json", partial(_write, text=text))
+    write_text(folder / "results.json", text)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an evaluation prints and writes: tables, ``metrics.json``, labels and the configuration."""
+"""What an evaluation prints and writes: tables, ``metrics.json`` and labels."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from rich.table import Table
 from lcde.clustering.components import label_noise
 from lcde.evaluation.published import with_published
 from lcde.evaluation.results import Result
-from lcde.files import write_atomically
+from lcde.files import write_atomically, write_text
 
 SCORES = [f"{measure}_{value}" for measure in ("pairwise", "bcubed") for value in ("precision", "recall", "f_score")]
 COLUMNS = (*SCORES, "nmi", "clusters", "seconds")
@@ -103,8 +103,7 @@ def write_results(results: Sequence[Result], folder: Path) -> None:
         labels, noise = evaluated.clustering.labels, evaluated.clustering.noise
         labels = labels if noise is None else label_noise(labels, noise)
         write_atomically(folder / "labels" / f"{part}.npy", partial(np.save, arr=labels))
-    text = json.dumps(metrics, indent=2) + "\n"
-    write_atomically(folder / "metrics.json", lambda file: file.write(text.encode()))
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def metrics_of(result: Result) -> dict[str, Any]:
@@ -123,8 +122,3 @@ def table_row(values: Mapping[str, Any]) -> dict[str, Any]:
     for measure in ("pairwise", "bcubed"):
         row |= {f"{measure}_{name}": score for name, score in values.get(measure, {}).items()}
     return row | {"seconds": values.get("seconds", {}).get("total")}
-
-
-def write_config(text: str, folder: Path) -> None:
-    """Write the resolved configuration as ``config.yaml``."""
-    write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))

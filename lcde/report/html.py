@@ -17,7 +17,7 @@ from lcde.data.gallery import Gallery
 from lcde.evaluation.output import by_part, part_title, percent
 from lcde.evaluation.published import measured_rows, with_published
 from lcde.evaluation.results import Result
-from lcde.files import write_atomically
+from lcde.files import write_text
 from lcde.methods.method import Clustering
 from lcde.report import plots
 
@@ -78,8 +78,7 @@ def write_report(
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     """Fill ``template`` of this folder with ``values``, which are escaped, and write it to ``path``."""
-    page = TEMPLATES.get_template(template).render(values)
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_text(path, TEMPLATES.get_template(template).render(values))
 
 
 def method_figures(results: Sequence[Result]) -> dict[str, Figure]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lcde.evaluation.output import COLUMNS, part_title, print_rows
 from lcde.evaluation.published import ScoreRow, published_rows
-from lcde.files import write_atomically
+from lcde.files import write_text
 from lcde.report import plots
 from lcde.report.html import write_page
 
@@ -35,7 +35,7 @@ def write_leaderboard(rows: Sequence[Row], folder: Path, shown: bool = False) ->
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / "leaderboard.csv", lambda file: file.write(text.getvalue().encode()))
+    write_text(folder / "leaderboard.csv", text.getvalue())
     ranked = [ranking(rows, part) for part in parts_of(rows)]
     failures = [["–", row["method"], f"seed {row['seed']}: {row['error']}"] for row in rows if "error" in row]
     lines = [[cells for _, cells in of_part] for of_part in ranked]

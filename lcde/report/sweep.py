@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lcde.evaluation.output import COLUMNS, part_title, percent, print_rows, table_row
 from lcde.evaluation.published import ScoreRow
-from lcde.files import write_atomically
+from lcde.files import write_text
 from lcde.report import plots
 from lcde.report.html import write_page
 
@@ -110,7 +110,7 @@ def read_jobs(folder: Path) -> list[Job]:
         metrics = job / "metrics.json"
         # A job writes its overrides when it starts: older metrics are those of an earlier sweep in this folder.
         finished = metrics.is_file() and metrics.stat().st_mtime >= file.stat().st_mtime
-        values = json.loads(metrics.read_text()) if finished else {}
+        values = json.loads(metrics.read_text(encoding="utf-8")) if finished else {}
         parts = {part: {"held_out": "held_out" in of_part, **table_row(of_part)} for part, of_part in values.items()}
         jobs.append(Job(job.relative_to(folder).as_posix(), settings, parts))
     return sorted(jobs, key=lambda job: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", job.name)])
@@ -143,7 +143,7 @@ def write_csv(jobs: Sequence[Job], path: Path) -> None:
     for job in jobs:
         for part, values in (job.parts or {"": {}}).items():
             writer.writerow({"job": job.name, **job.settings, "part": part, **values})
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, text.getvalue())
 
 
 def summary_lines(jobs: Sequence[Job]) -> list[tuple[Job, list[str]]]:

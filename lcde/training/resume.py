@@ -46,7 +46,7 @@ def _loaded(path: Path) -> DictConfig:
 def require_same_run(run_dir: Path, settings: str) -> None:
     """Raise `InputError` if ``run_dir`` holds checkpoints of other ``settings``, the text of a config.yaml."""
     path = run_dir / "config.yaml"
-    if last_checkpoint(run_dir) is not None and not (path.is_file() and path.read_text() == settings):
+    if last_checkpoint(run_dir) is not None and not (path.is_file() and path.read_text(encoding="utf-8") == settings):
         raise InputError(f"{run_dir} holds a run of other settings; name another folder with hydra.run.dir=….")
 
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from lcde.evaluation import output
-from lcde.evaluation.output import print_table, write_config, write_results
+from lcde.evaluation.output import print_table, write_results
 from lcde.evaluation.results import Result, score
 from lcde.methods.method import Clustering
 
@@ -102,6 +102,5 @@ def test_table_without_identities_has_no_scores(capsys):
 def test_files_are_replaced_whole(write, tmp_path):
     write(result("a"))
     write(result("a", labels=(0, 0, 0, 0)), result("b"))
-    write_config("seed: 0\n", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "config.yaml", "labels"}
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "labels"}
     assert np.load(tmp_path / "labels" / "a.npy").tolist() == [0, 0, 0, 0]
