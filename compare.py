@@ -1,5 +1,6 @@
 """Train and score many methods on one data set: ``python compare.py [key=value …]``, the same as ``lcde compare``."""
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -15,13 +16,19 @@ from lcde.report.leaderboard import write_leaderboard
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="compare")
 @exit_on_input_error
 def main(config: DictConfig) -> None:
-    """Run every method with every seed, each in a process of its own, and show the table after each."""
+    """Run every method with every seed, each in a process of its own, and write the tables after each."""
     folder = Path(config.run_dir)
     jobs = jobs_of(config, HydraConfig.get(), folder)
-    for _ in run_jobs(jobs):
+    failed = 0
+    for ended in run_jobs(jobs):
+        failed += not ended.results.is_file()
         write_leaderboard([row for job in jobs for row in job.rows()], folder)
     write_leaderboard([row for job in jobs for row in job.rows()], folder, shown=True)
     print(f"leaderboard.csv, leaderboard.html and a folder for each method and seed: {folder}")
+    if failed:
+        sys.exit(
+            f"error: {failed} of {len(jobs)} jobs failed; the same command with hydra.run.dir={folder} repeats them."
+        )
 
 
 if __name__ == "__main__":

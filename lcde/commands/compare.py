@@ -4,6 +4,7 @@ Such a process runs ``python -m lcde.commands.compare FOLDER`` and writes ``resu
 """
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ from lcde.resources import limit_threads
 from lcde.training.fit import set_up
 from lcde.training.resume import last_checkpoint
 
+ERROR = "error: "  # how the last line of a log begins where the job failed
 OWN = ("methods", "seeds", "checkpoints", "settings")  # keys of conf/compare.yaml that the jobs do not get
 CHOSEN = {
     "model": "methods=[…]",
@@ -80,9 +82,14 @@ class Job:
         if self.results.is_file():
             with readable(self.results, "results of a job", "; delete it to run the job again"):
                 return [of_job | row for row in json.loads(self.results.read_text(encoding="utf-8"))]
+        line = self.last_line()
+        return [of_job | {"error": line.removeprefix(ERROR) if line.startswith(ERROR) else "no results yet"}]
+
+    def last_line(self) -> str:
+        """The end of what the job printed; "" where it has not printed anything."""
         log = self.folder / "log.txt"
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-        return [of_job | {"error": lines[-1].removeprefix("error: ") if lines else "not run yet"}]
+        return lines[-1] if lines else ""
 
 
 def jobs_of(config: DictConfig, hydra: HydraConf, folder: Path) -> list[Job]:
@@ -151,7 +158,12 @@ def run_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
         remove_unfinished(job.folder)
         with open(job.folder / "log.txt", "wb") as log:  # written as the job goes on, to be watched
             command = [sys.executable, "-X", "utf8", "-m", "lcde.commands.compare", str(job.folder)]
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+            line = job.last_line()
+            if not job.results.is_file() and not line.startswith(ERROR):
+                end = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
+                after = f' after "{line}"' if line else ""
+                log.write(f"\n{ERROR}ended {end}{after}; see {job.folder / 'log.txt'}\n".encode())
         yield job
 
 
@@ -244,7 +256,7 @@ def main() -> None:
     try:
         text = json.dumps(run(folder), indent=1, default=_plain)
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"{ERROR}{error}")
     write_text(folder / "results.json", text)
 
 

@@ -3,11 +3,12 @@
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
-from lcde.commands.compare import run
+from lcde.commands.compare import Job, run, run_jobs
 from lcde.files import UNFINISHED
 from lcde.report.leaderboard import ranking, write_leaderboard
 
@@ -135,12 +136,58 @@ def test_failures_alone_make_a_table(tmp_path, capsys):
     assert "seed 0: no &lt;file&gt;" in (tmp_path / "leaderboard.html").read_text()
 
 
+@pytest.fixture
+def job_that(tmp_path, monkeypatch):
+    """Let a shell script stand in for the interpreter that runs a job."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no signals and no shell scripts")
+
+    def make(script):
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(program))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("echo 'epoch 3 of 8: F 90'; kill -9 $$", 'ended by signal 9 (SIGKILL) after "epoch 3 of 8: F 90"; see {log}'),
+        ("exit 3", "ended with exit code 3; see {log}"),
+        ("echo 'ValueError: x'; exit 1", 'ended with exit code 1 after "ValueError: x"; see {log}'),
+        ("echo 'epoch 1 of 8'; echo 'error: no x' >&2; exit 1", "no x"),
+    ],
+    ids=["killed", "silent", "traceback", "one sentence"],
+)
+def test_the_row_of_a_failed_job_says_how_it_ended(script, error, job_that, tmp_path):
+    job = Job("hac", 0, tmp_path / "hac" / "0", [], None)
+    job.folder.mkdir(parents=True)
+    assert job.rows() == [{"method": "hac", "seed": 0, "error": "no results yet"}]
+    (job.folder / "log.txt").write_text("epoch 1 of 8\n")  # an interrupted comparison leaves this
+    assert job.rows() == [{"method": "hac", "seed": 0, "error": "no results yet"}]
+    job_that(script)
+    assert list(run_jobs([job])) == [job]
+    assert job.rows() == [{"method": "hac", "seed": 0, "error": error.format(log=job.folder / "log.txt")}]
+
+
+def test_a_comparison_in_which_a_job_failed_ends_with_exit_code_1(lcde, job_that, tiny_data, tmp_path):
+    job_that("echo 'error: no x'; exit 1")
+    (tmp_path / "cdp" / "0").mkdir(parents=True)
+    (tmp_path / "cdp" / "0" / "results.json").write_text("[]")
+    with pytest.raises(SystemExit, match=rf"error: 1 of 2 jobs failed; .* hydra\.run\.dir={tmp_path} repeats them"):
+        lcde("compare", *tiny_data, "methods=[hac,cdp]", "seeds=[0]", f"hydra.run.dir={tmp_path}")
+    assert [line["error"] for line in table_of(tmp_path)] == ["no x"]
+
+
 @pytest.mark.slow
 def test_a_comparison_goes_on_where_it_was_interrupted(tiny_data, lcde, tmp_path):
     arguments = [*tiny_data, "trainer=cpu", SMALL, "methods=[lcde,components,exact]", "seeds=[0]"]
-    output = lcde("compare", *arguments, f"hydra.run.dir={tmp_path}")
-    assert "exact needs trained networks" in " ".join(output.replace("│", " ").split())
+    with pytest.raises(SystemExit, match="1 of 3 jobs failed"):
+        lcde("compare", *arguments, f"hydra.run.dir={tmp_path}")
     before = table_of(tmp_path)
+    assert "exact needs trained networks" in before[-1]["error"]
     assert {line["method"] for line in before if not line["error"]} == {"lcde", "components"}
     assert float(next(line for line in before if line["method"] == "lcde")["training_seconds"]) > 0
 
@@ -148,7 +195,8 @@ def test_a_comparison_goes_on_where_it_was_interrupted(tiny_data, lcde, tmp_path
     left = tmp_path / "components" / "0" / f".results.json.abc{UNFINISHED}"
     left.write_text("half")
     kept = (tmp_path / "lcde" / "0" / "results.json").stat().st_mtime_ns
-    lcde("compare", *arguments, f"hydra.run.dir={tmp_path}")
+    with pytest.raises(SystemExit, match="1 of 3 jobs failed"):
+        lcde("compare", *arguments, f"hydra.run.dir={tmp_path}")
     assert (tmp_path / "lcde" / "0" / "results.json").stat().st_mtime_ns == kept
     assert not left.exists()
     after = table_of(tmp_path)
