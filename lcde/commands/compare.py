@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from lcde.models.base import Model
 from lcde.models.weights import load_checkpoint, require_matching
 from lcde.progress import track
 from lcde.resources import limit_threads
+from lcde.training.callbacks import TrainingTime
 from lcde.training.fit import set_up
 from lcde.training.resume import last_checkpoint
 
@@ -183,14 +183,14 @@ def run(folder: Path) -> list[dict[str, Any]]:
     name, dataset, rule = folder.parent.name, build(config.dataset), build(config.clustering)
     model: Model | None = None
     parts: Parts | None = None
-    cost = {"training_seconds": 0.0}
+    clock = TrainingTime()
     trained = trained_model(config)
     if trained is not None:
         require_matching(trained, dataset.feature_dim, dataset.k)
         model = trained.model
     elif config.model:
-        start = time.perf_counter()
         training = set_up(config, name, dataset, None)
+        training.trainer.callbacks.append(clock)  # type: ignore[attr-defined]  # Lightning's list
         if isinstance(rule, ThresholdRule) and training.datamodule.parts.validation is not None:
             # Each epoch gets its own threshold: that of other data does not tell how good it is.
             training.evaluation.rule = replace(rule, threshold=None)
@@ -199,7 +199,6 @@ def run(folder: Path) -> list[dict[str, Any]]:
         assert isinstance(chosen, ModelCheckpoint)
         model, parts = load_checkpoint(chosen.best_model_path).model, training.datamodule.parts
         model = model.to(training.trainer.strategy.root_device)
-        cost["training_seconds"] = time.perf_counter() - start
     parts = parts or dataset.load(train=False)
     method = Method(name, rule, model)
     rules, rows = rules_of(rule, parts, model), []
@@ -207,8 +206,8 @@ def run(folder: Path) -> list[dict[str, Any]]:
         of_part = dict(rules)
         if isinstance(rule, ThresholdRule) and gallery.labels_true is not None and not gallery.held_out:
             of_part["oracle"] = with_best_threshold(rule, gallery, model)
-        rows += [row_of(gallery, by, replace(method, rule=chosen)) | cost for by, chosen in of_part.items()]
-    return rows
+        rows += [row_of(gallery, by, replace(method, rule=chosen)) for by, chosen in of_part.items()]
+    return [row | {"training_seconds": clock.seconds} for row in rows]
 
 
 def rules_of(rule: Rule, parts: Parts, model: Model | None) -> dict[str, Rule]:

@@ -1,4 +1,4 @@
-"""What happens around training: clustering and F-scores at each validation epoch, connectivity, seeds, progress."""
+"""What happens around training: F-scores at each validation epoch, connectivity, seeds, progress, time."""
 
 import time
 from typing import Any
@@ -174,6 +174,35 @@ class Throughput(Callback):
         if trainer.is_last_batch:
             rate = self._pairs / (time.perf_counter() - self._start)
             pl_module.log("train/pairs_per_second", rate, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+
+
+class TrainingTime(Callback):
+    """Measure the time of a training; the checkpoint keeps it, so that a resumed training adds to it.
+
+    Attributes
+    ----------
+    seconds : float
+        When the training has ended. What an interrupted attempt did after its last checkpoint does not count.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; a checkpoint has been loaded before."""
+        self._start = time.perf_counter() - self.seconds
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self.seconds = time.perf_counter() - self._start
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds so far."""
+        return {"seconds": time.perf_counter() - self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore them."""
+        self.seconds = state_dict["seconds"]
 
 
 def progress_bar() -> Callback:
