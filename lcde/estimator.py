@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from hydra.errors import HydraException
+from omegaconf import DictConfig
 from pytorch_lightning.utilities.seed import isolate_rng
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
@@ -23,10 +25,12 @@ from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
 from lcde.data.knn import build_knn, own_graph, with_reference
 from lcde.errors import InputError
-from lcde.methods.method import Method
+from lcde.methods.classical import ThresholdRule
+from lcde.methods.method import Method, Rule
 from lcde.methods.saved import SavedClustering
 from lcde.models.weights import Trained, load_checkpoint, load_published, load_trained
 from lcde.resources import limit_threads, require_memory
+from lcde.settings import Within, check_settings
 from lcde.training.fit import set_up
 
 
@@ -86,21 +90,21 @@ class LCDE(ClusterMixin, BaseEstimator):
         The trained model.
     """
 
-    k: int = 80
+    k: Annotated[int, Within(2)] = 80
     clustering: str = "auto"
     model: str = "lcde"
     overrides: Sequence[str] = ()
     config_dir: str | Path | None = None
-    density_threshold: float | None = None
-    min_cluster_size: int = 1
-    max_epochs: int | None = None
+    density_threshold: Annotated[float | None, Within(0)] = None
+    min_cluster_size: Annotated[int, Within(1)] = 1
+    max_epochs: Annotated[int | None, Within(1)] = None
     checkpoint: str | Path | None = None
     lce_weights: str | Path | None = None
     pce_weights: str | Path | None = None
     device: str = "auto"
-    random_state: int = 0
+    random_state: Annotated[int, Within(0)] = 0
     reference: np.ndarray | None = None
-    _trained: Trained | None = field(init=False)
+    _trained: Trained | None = field(init=False, default=None)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **parameters: Any) -> "LCDE":
@@ -130,10 +134,18 @@ class LCDE(ClusterMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            On unusable values, or a checkpoint or graph that does not fit X.
+            On unusable parameters or values, or a checkpoint or graph that does not fit X.
         """
-        if self.k < 2:
-            raise InputError(f"k={self.k} must be 2 or more: it counts the face itself.")
+        check_settings(self, "")
+        config = self._compose(training=y is not None)
+        source = self.checkpoint, self.lce_weights, self.pce_weights
+        # A model that fit(X, y) trained stays until another is named.
+        stays = y is None and getattr(self, "_source", None) == source
+        trained = self._trained if stays else load_trained(*source)
+        name = choose_rule(config, "lcde" if y is not None and self.clustering == "auto" else self.clustering, trained)
+        rule = self._make_rule(config)
+        if y is None:
+            method = Method(name, rule, None if trained is None else trained.model)
         checked = validate_data(self, X, y, dtype=np.float32, copy=True)
         X, y = (checked, None) if y is None else checked
         limit_threads()
@@ -144,15 +156,12 @@ class LCDE(ClusterMixin, BaseEstimator):
         if self.reference is not None:
             others = check_array(self.reference, dtype=np.float32, copy=True, input_name="reference")
             gallery = with_reference(gallery, normalise(others, "reference"), k, "reference")
-        source = self.checkpoint, self.lce_weights, self.pce_weights
         if y is not None:
-            self._trained = self._train(gallery, np.unique(y, return_inverse=True)[1])
-        elif getattr(self, "_source", None) != source:  # a model that fit(X, y) trained stays until another is named
-            self._trained = load_trained(*source)
-        self._source = source
-        self.model_ = None if self._trained is None else self._trained.model
-        self._method = self._make_method()
-        clustering = self._method.cluster(gallery)
+            trained = self._train(config, name, gallery, np.unique(y, return_inverse=True)[1], trained)
+            method = Method(name, rule, trained.model)
+        self._source, self._trained, self._method = source, trained, method
+        self.model_ = None if trained is None else trained.model.to(self._device())
+        clustering = method.cluster(gallery)
         assert clustering is not None and clustering.noise is not None  # there is one process
         self._gallery, self._clustering = gallery, clustering
         self.labels_ = label_noise(clustering.labels, clustering.noise)
@@ -182,37 +191,47 @@ class LCDE(ClusterMixin, BaseEstimator):
         known = SavedClustering.of(self._gallery, self._clustering, self.k, self._method.rule)
         return known.assign(features, self.model_ if known.rule.needs_scores else None).labels[len(self.labels_) :]
 
-    def _make_method(self) -> Method:
-        """The method that the parameters name."""
-        overrides = [f"clustering={self.clustering}", f"seed={self.random_state}"]
-        overrides += [override for override in self.overrides if override.lstrip("+~").startswith("clustering.")]
-        config = compose_config("eval", overrides, self.config_dir)
-        name = choose_rule(config, self.clustering, self._trained)
-        rule = build(config.clustering)
-        if self.min_cluster_size != 1:
-            rule.min_cluster_size = self.min_cluster_size
-        if self.density_threshold is not None:
-            rule.density_threshold = self.density_threshold
-        return Method(name, rule, None if self.model_ is None else self.model_.to(self._device()))
+    def _compose(self, training: bool) -> DictConfig:
+        """The configuration of ``lcde train``, so that overrides for training are checked in `fit(X)` too.
 
-    def _train(self, gallery: Gallery, labels: np.ndarray) -> Trained:
-        """Train on ``gallery`` of identities ``labels`` (N,) with the settings of ``lcde train``."""
-        if not labels.any():
-            raise InputError(f"training needs two identities or more, but y names 1 class of n_samples={len(labels)}.")
-        dataset = _InMemory(gallery.graph.k, gallery.features.shape[1], replace(gallery, labels_true=labels))
+        The rule of "auto" is left to `choose_rule` unless ``training``.
+        """
         device = self._device()
         settings = [f"model={self.model}", f"seed={self.random_state}", "~logger", "callbacks=training"]
         without = ("limit_val_batches=0", "enable_checkpointing=false", "enable_progress_bar=false")
         settings += [f"+trainer.{setting}" for setting in without]
         settings += [f"trainer.accelerator={device.type}", f"trainer.devices={[device.index] if device.index else 1}"]
-        settings += [] if self.clustering == "auto" else [f"clustering={self.clustering}"]
+        settings += [] if training and self.clustering == "auto" else [f"clustering={self.clustering}"]
         settings += [] if self.max_epochs is None else [f"trainer.max_epochs={self.max_epochs}"]
-        start = load_trained(self.checkpoint, self.lce_weights, self.pce_weights)
+        try:
+            return compose_config("train", [*settings, *self.overrides], self.config_dir)
+        except HydraException as error:
+            given = f"clustering={self.clustering}, model={self.model} and overrides={list(self.overrides)}"
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise InputError(f"{given} cannot be used: {reason}; `lcde train --help` shows what there is.") from None
+
+    def _make_rule(self, config: DictConfig) -> Rule:
+        """The rule of ``config`` with the noise that the parameters ask for."""
+        rule = build(config.clustering)
+        if self.min_cluster_size != 1:
+            rule = replace(rule, min_cluster_size=self.min_cluster_size)
+        if self.density_threshold is not None:
+            rule = replace(rule, density_threshold=self.density_threshold)
+        if isinstance(rule, ThresholdRule):
+            rule.require_threshold()
+        return rule
+
+    def _train(
+        self, config: DictConfig, name: str, gallery: Gallery, labels: np.ndarray, start: Trained | None
+    ) -> Trained:
+        """Train on ``gallery`` of identities ``labels`` (N,) with the settings of ``lcde train``."""
+        if not labels.any():
+            raise InputError(f"training needs two identities or more, but y names 1 class of n_samples={len(labels)}.")
+        dataset = _InMemory(gallery.graph.k, gallery.features.shape[1], replace(gallery, labels_true=labels))
         with tempfile.TemporaryDirectory() as folder, _own_random_state(self.random_state):
-            config = compose_config("train", [*settings, f"run_dir={folder}", *self.overrides], self.config_dir)
+            config.run_dir = folder
             if "nhead" in config.model and not any("model.nhead" in text for text in self.overrides):
                 config.model.nhead = math.gcd(config.model.nhead, dataset.feature_dim, dataset.k)
-            name = "lcde" if self.clustering == "auto" else self.clustering
             training = set_up(config, name, dataset, start)
             training.trainer.fit(training.model, training.datamodule)
         training.model.trainer = None  # which holds the data and cannot be pickled

@@ -104,10 +104,37 @@ def test_lengths_make_no_difference(faces):
     assert np.array_equal(LCDE().fit_predict(X * lengths), LCDE().fit_predict(X))
 
 
-@pytest.mark.parametrize("k", [1, 0, -3])
-def test_k_below_two_is_refused(k, faces):
-    with pytest.raises(InputError, match=f"k={k} must be 2 or more"):
-        LCDE(k=k).fit(faces[0])
+@pytest.mark.parametrize("y", [None, [0, 1]], ids=["cluster", "train"])
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"k": 1}, "k=1 must be a whole number of at least 2"),
+        ({"min_cluster_size": 2.5}, r"min_cluster_size=2\.5 must be a whole number of at least 1"),
+        ({"min_cluster_size": -3}, "min_cluster_size=-3 must be a whole number"),
+        ({"density_threshold": -5.0}, r"density_threshold=-5\.0 must be a number of at least 0 or null"),
+        ({"max_epochs": 0}, "max_epochs=0 must be a whole number of at least 1 or null"),
+        ({"random_state": None}, "random_state=None must be a whole number"),
+        ({"overrides": ["clusterng.false_edges=0.5"]}, r"overrides=\['clusterng.*Could not override 'clusterng"),
+        ({"overrides": ["model.dropout=0.2", "nonsense=1"]}, "Could not override 'nonsense'; .*--help"),
+        ({"overrides": ["clustering.nonsense=1"]}, "nonsense"),
+        ({"clustering": "nothing"}, "clustering=nothing, .* Could not find 'clustering/nothing'"),
+        ({"clustering": "components"}, r"clustering\.threshold=null needs"),
+        ({"clustering": "hdbscan", "density_threshold": 1.0}, r"density_threshold=1\.0 must be null: .* no density"),
+    ],
+)
+def test_unusable_parameters_are_refused_before_the_faces_are_read(parameters, words, y):
+    with pytest.raises(InputError, match=words):
+        LCDE(**parameters).fit(None, y)
+
+
+def test_a_rule_without_its_networks_is_refused_before_the_faces_are_read():
+    with pytest.raises(InputError, match="clustering=exact needs trained networks"):
+        LCDE(clustering="exact").fit(None)
+
+
+def test_overrides_of_training_leave_clustering_as_it_is(faces):
+    labels = LCDE(overrides=["model.num_layers=1", "data.batch_size=8"]).fit_predict(faces[0])
+    assert np.array_equal(labels, LCDE().fit_predict(faces[0]))
 
 
 @pytest.mark.parametrize(
