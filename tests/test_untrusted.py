@@ -204,7 +204,7 @@ def test_files_may_have_any_name(make_gallery, tmp_path):
     dataset = Custom(6, features=str(tmp_path / "a [b] {k}.npy"))
     for _ in range(2):
         assert dataset.load(train=False).evaluation[0].name == "custom"
-    assert [path.name for path in Path(tmp_path / "a [b] {k}_knns" / "custom").iterdir()] == ["faiss_k_6.npz"]
+    assert [path.name for path in Path(tmp_path / "a [b] {k}.npy_knns" / "custom").iterdir()] == ["faiss_k_6.npz"]
 
 
 def test_a_saved_clustering_builds_no_class_by_its_arguments(make_gallery, tmp_path, monkeypatch):

@@ -264,7 +264,7 @@ class IJBB(FileDataset):
 class Custom(_StoredGraphs):
     """Embeddings in files of one's own; `lcde.data.formats` says which are read.
 
-    Graphs are stored in ``<features>_knns/`` beside the features.
+    Graphs of ``faces.npy`` are stored in ``faces.npy_knns/`` beside it.
 
     Parameters
     ----------
@@ -369,7 +369,7 @@ class Custom(_StoredGraphs):
 
 
 def _beside(features_file: Path, name: str) -> GraphFiles:
-    return GraphFiles(features_file.with_name(f"{features_file.stem}_knns") / name, "faiss_k_{k}.npz", "arrays")
+    return GraphFiles(features_file.with_name(f"{features_file.name}_knns") / name, "faiss_k_{k}.npz", "arrays")
 
 
 def part_names(parts: object, held_out: str, numbered: str = "{}") -> list[str]:

@@ -229,7 +229,7 @@ def test_custom_embeddings_need_no_labels(gallery, faces):
     [read] = parts.evaluation
     assert (parts.train, parts.validation, read.name, read.labels_true) == (None, None, "custom", None)
     assert np.array_equal(read.graph.indices, gallery.graph.indices)
-    assert (faces / "faces_knns" / "custom" / "faiss_k_8.npz").is_file()
+    assert (faces / "faces.npy_knns" / "custom" / "faiss_k_8.npz").is_file()
 
 
 def test_custom_training_faces_are_split_by_identities(gallery, faces):
@@ -241,7 +241,7 @@ def test_custom_training_faces_are_split_by_identities(gallery, faces):
     assert (parts.train.held_out, parts.validation.held_out) == (False, True)
     assert people(parts.train, gallery) | people(parts.validation, gallery) == people(gallery, gallery)
     assert len(people(parts.validation, gallery)) == round(0.25 * len(people(gallery, gallery)))
-    folders = {path.parent.name for path in (faces / "faces_knns").glob("*/faiss_k_8.npz")}
+    folders = {path.parent.name for path in (faces / "faces.npy_knns").glob("*/faiss_k_8.npz")}
     assert folders == {"train_fit_0.25", "train_held_out_0.25"}
 
 
@@ -311,7 +311,7 @@ def test_custom_graph_is_used_instead_of_a_built_one(gallery, faces):
     [read] = custom(features=faces / "faces.npy", graph=faces / "graph.npz").load(train=False).evaluation
     assert read.graph.k == 8
     assert all(set(row) <= set(given) for row, given in zip(read.graph.indices, indices, strict=True))
-    assert not (faces / "faces_knns").exists()
+    assert not (faces / "faces.npy_knns").exists()
     with pytest.raises(InputError, match=r"graph\.npz holds 10 neighbours, fewer than k=12"):
         custom(k=12, features=faces / "faces.npy", graph=faces / "graph.npz").load(train=False)
     with pytest.raises(InputError, match=r"dataset\.k=1 must lie between 2 and 59"):
@@ -330,7 +330,7 @@ def test_custom_graph_is_checked_before_another_is_built(faces, make_gallery):
     files = {"train_features": "faces.npy", "train_labels": "people.txt", "features": "faces.npy", "graph": "graph.npz"}
     with pytest.raises(InputError, match=r"graph\.npz has similarities up to .* correct the graph"):
         custom(**{key: faces / file for key, file in files.items()}).load(train=False)
-    assert not (faces / "faces_knns").exists()
+    assert not (faces / "faces.npy_knns").exists()
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_of_fewer_faces_than_k_all_are_neighbours(count, graph, gallery, tmp_pat
     [read] = custom(**files).load(train=False).evaluation
     expected = build_knn(gallery.features[:count], count)
     assert np.array_equal(read.graph.indices, expected.indices)
-    assert not (tmp_path / "faces_knns").exists()
+    assert not (tmp_path / "faces.npy_knns").exists()
 
 
 @pytest.mark.parametrize("prefix", ["", "train_"])
@@ -421,4 +421,4 @@ def test_image_list_has_one_line_a_face(faces):
     (faces / "list.txt").write_text("a.jpg")
     with pytest.raises(InputError, match=r"list\.txt lists 1 images, but there are 60 faces"):
         custom(features=faces / "faces.npy", images=faces / "list.txt").load(train=False)
-    assert not (faces / "faces_knns").exists()
+    assert not (faces / "faces.npy_knns").exists()
