@@ -16,6 +16,7 @@ from lcde.methods.classical import ThresholdRule, with_best_threshold
 from lcde.methods.method import Method, Rule
 from lcde.models.base import Model, PairModel
 from lcde.progress import is_watched
+from lcde.training.resume import moved
 
 
 class ClusteringEvaluation(Callback):
@@ -122,6 +123,17 @@ class HeldOutCheckpoint(ModelCheckpoint):
         """Restore both."""
         super().load_state_dict(state_dict)
         self.highest = state_dict["highest"]
+
+
+class MovedRun(Callback):
+    """Let a run whose folder was moved find its checkpoints in the new place."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Replace the old paths: `ModelCheckpoint` would keep that of the best epoch, and drop its score."""
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if isinstance(callback, ModelCheckpoint) and state is not None:
+                checkpoint["callbacks"][callback.state_key] = moved(state, state["dirpath"], str(callback.dirpath))
 
 
 class PairRefresh(Callback):

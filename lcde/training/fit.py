@@ -12,7 +12,7 @@ from lcde.errors import InputError
 from lcde.methods.classical import ThresholdRule
 from lcde.models.base import Model
 from lcde.models.weights import Trained, class_named, require_matching, start_from
-from lcde.training.callbacks import ClusteringEvaluation
+from lcde.training.callbacks import ClusteringEvaluation, MovedRun
 from lcde.training.datamodule import EdgePairDataModule
 from lcde.training.nodes import NodeDataModule
 
@@ -75,5 +75,5 @@ def set_up(config: DictConfig, rule_name: str, dataset: Dataset, start: Trained 
         evaluation.rule.require_threshold()
     logger = build(config.logger) if config.get("logger") else False
     callbacks = build_each(config.callbacks).values()
-    trainer = build(config.trainer, callbacks=[evaluation, *callbacks], logger=logger)
+    trainer = build(config.trainer, callbacks=[evaluation, MovedRun(), *callbacks], logger=logger)
     return Training(model, datamodule, trainer, evaluation)

@@ -1,10 +1,13 @@
 """Continue a training run that was interrupted."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from lcde.configuration import plain
 from lcde.errors import InputError
 from lcde.files import readable
 
@@ -12,7 +15,7 @@ from lcde.files import readable
 def resumed(run_dir: Path) -> tuple[DictConfig, str]:
     """Settings and ``clustering=`` of the run in ``run_dir``; only its logger writes into the folder of this attempt.
 
-    wandb continues the run that it has of it.
+    wandb continues the run that it has of it. Where the folder was moved, the paths in the settings are the new ones.
 
     Raises
     ------
@@ -28,11 +31,23 @@ def resumed(run_dir: Path) -> tuple[DictConfig, str]:
     config, hydra = _loaded(path), _loaded(run_dir / ".hydra" / "hydra.yaml")
     if "callbacks" not in config:
         raise InputError(f"resume={run_dir} is a run of eval.py; name the folder of a training run.")
+    config = OmegaConf.create(moved(plain(config, resolve=False), str(config.run_dir), str(run_dir.absolute())))
     if config.logger is not None:
         config.logger.save_dir = HydraConfig.get().runtime.output_dir
         if folders := sorted(run_dir.glob("wandb/*run-*-*")):  # run-<date and time>-<id>, offline-run-…
             config.logger.id = folders[0].name.rsplit("-", 1)[1]
     return config, str(OmegaConf.select(hydra, "hydra.runtime.choices.clustering"))
+
+
+def moved(value: Any, old: str, new: str) -> Any:
+    """``value`` with paths in the folder ``old`` changed to paths in ``new``, in dicts and lists too."""
+    if isinstance(value, dict):
+        return {moved(key, old, new): moved(entry, old, new) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [moved(entry, old, new) for entry in value]
+    if isinstance(value, str) and (value == old or value.startswith((f"{old}/", f"{old}{os.sep}"))):
+        return new + value[len(old) :]
+    return value
 
 
 def _loaded(path: Path) -> DictConfig:

@@ -8,7 +8,10 @@ import pytest
 import torch
 from pytorch_lightning import callbacks
 
+from lcde.errors import InputError
 from lcde.models.weights import load_checkpoint
+from lcde.training.callbacks import Throughput
+from lcde.training.resume import moved
 
 PARTS = ("part1_test", "part2_test")
 
@@ -111,6 +114,41 @@ def test_one_seed_gives_one_result_without_baselines_too(trained, lcde, tiny, tm
     assert all(part["baselines"] == {} for part in metrics_of(tmp_path).values())
     for labels in (trained[0] / "labels").iterdir():
         assert np.array_equal(np.load(labels), np.load(tmp_path / "labels" / labels.name))
+
+
+def test_only_paths_in_a_folder_move_with_it():
+    settings = {"run_dir": "/a/run", "epochs": 8, "paths": ["/a/run/checkpoints", "/a/run2", "b/a/run"]}
+    paths = ["/c/checkpoints", "/a/run2", "b/a/run"]
+    assert moved(settings, "/a/run", "/c") == {"run_dir": "/c", "epochs": 8, "paths": paths}
+
+
+@pytest.mark.slow
+def test_a_run_that_was_moved_goes_on_in_its_new_place(lcde, tiny, tmp_path, monkeypatch):
+    """No later epoch is kept: the one that was best lies in the new folder, too."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    brief = "trainer.max_epochs=2", "+trainer.limit_train_batches=1", "trainer.log_every_n_steps=1"
+
+    def interrupt(self, trainer, *batch):
+        if trainer.current_epoch == 1:
+            raise InputError("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Throughput, "on_train_batch_end", interrupt)
+        with pytest.raises(SystemExit, match="interrupted"):
+            lcde("train", *tiny, *brief, "~baselines", "report=false", f"hydra.run.dir={old}")
+    state = torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)
+    [chosen] = [entry for entry in state["callbacks"].values() if "highest" in entry]
+    chosen["highest"] = 2.0
+    torch.save(state, old / "checkpoints" / "last.ckpt")
+    shutil.move(old, new)
+    lcde("train", f"resume={new}")
+    assert not old.exists()
+    last = torch.load(new / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 1
+    [after] = [entry for entry in last["callbacks"].values() if "highest" in entry]
+    assert after["best_model_path"] == str(new / "checkpoints" / "best.ckpt")
+    assert after["best_model_score"] == chosen["best_model_score"]
+    assert set(metrics_of(new)) == {*PARTS, "part0_held_out"}
 
 
 @pytest.mark.slow
