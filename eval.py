@@ -73,6 +73,8 @@ def main(config: DictConfig) -> float:
         evaluated = getattr(dataset, "parts", 1)  # names, or the number of galleries; dataset=custom has one part
         if (evaluated if isinstance(evaluated, int) else len(evaluated)) != 1:
             raise InputError("save_to=… keeps the clustering of one part; let dataset.parts give one.")
+    loggers = [build(config.logger)] if config.get("logger") else []
+    log_config(loggers, config)  # before any work: a package may be missing, a login may fail
     parts = dataset.load(train=False)
 
     def keep(gallery: Gallery, clustering: Clustering) -> None:
@@ -92,10 +94,7 @@ def main(config: DictConfig) -> float:
         write_results(results, run_dir)
     if report:
         write_report(run_dir, results, shown)
-    if config.get("logger") is not None:
-        loggers = [build(config.logger)]
-        log_config(loggers, config)
-        log_results(loggers, results, run_dir)
+    log_results(loggers, results, run_dir)
     print_table(results)
     print_published(results)
     print(f"results: {run_dir}")

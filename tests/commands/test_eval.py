@@ -6,9 +6,11 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
 
 from lcde.commands.scoring import evaluate_baselines
 from lcde.data.datasets import Parts
+from lcde.errors import InputError
 from lcde.methods.classical import ComponentsRule, MapEquationRule
 
 
@@ -209,6 +211,17 @@ def test_what_cannot_be_kept_or_assigned_is_refused(evaluate, write, gallery, pu
     np.savez(trained, **values | graph | {"k": 5})
     with pytest.raises(SystemExit, match=r"k=8, but assigned, .* a kNN graph of k=5"):
         evaluate(features, f"assign_to={trained}", *networks)
+
+
+@pytest.mark.parametrize("step", ["__init__", "log_hyperparams"])  # a missing package, a failing login
+def test_a_logger_that_cannot_be_used_is_told_before_any_work(step, evaluate, write, gallery, monkeypatch, tmp_path):
+    def fail(*arguments, **settings):
+        raise InputError("no login")
+
+    monkeypatch.setattr(CSVLogger, step, fail)
+    with pytest.raises(SystemExit, match="error: no login"):
+        evaluate(write("features", gallery.features), "logger=csv")
+    assert not list(tmp_path.glob("run*/labels"))
 
 
 @pytest.mark.slow
