@@ -14,20 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from lcde.commands.entry import exit_on_input_error, own_processes, seed_everything
-from lcde.commands.scoring import evaluate_baselines, evaluate_parts
+from lcde.commands.scoring import evaluate_baselines, evaluate_parts, report_results
 from lcde.configuration import CONF, build, build_each, choose_rule, trained_model
 from lcde.data.datasets import Custom, Dataset
 from lcde.data.gallery import Gallery
 from lcde.errors import InputError
-from lcde.evaluation.output import print_published, print_table, write_results
+from lcde.evaluation.output import print_table, write_results
 from lcde.evaluation.results import score
 from lcde.files import require_free, require_writable, write_text
 from lcde.methods.method import Clustering, Method, timed
 from lcde.methods.saved import SavedClustering, require_assigning
 from lcde.models.score_cache import keep_within, require_size
 from lcde.models.weights import require_matching
-from lcde.report.html import write_report
-from lcde.report.loggers import log_config, log_results
+from lcde.report.loggers import log_config
 from lcde.resources import limit_threads
 
 
@@ -91,12 +90,7 @@ def main(config: DictConfig) -> float:
         keep_within(cache, config.score_cache_gb)
     if alone:
         results += evaluate_baselines(parts, build_each(config.get("baselines")))
-        write_results(results, run_dir)
-    if report:
-        write_report(run_dir, results, shown)
-    log_results(loggers, results, run_dir)
-    print_table(results)
-    print_published(results)
+    report_results(results, run_dir, shown, loggers)
     print(f"results: {run_dir}")
     return float(np.mean([result.f_score for result in results if result.held_out and not result.baseline] or np.nan))
 

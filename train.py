@@ -12,14 +12,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
 from lcde.commands.entry import exit_on_input_error, own_processes, seed_everything
-from lcde.commands.scoring import evaluate_baselines, evaluate_parts
+from lcde.commands.scoring import evaluate_baselines, evaluate_parts, report_results
 from lcde.configuration import CONF, build, build_each, build_rule, trained_model
-from lcde.evaluation.output import print_published, print_table, write_results
 from lcde.files import remove_unfinished, write_text
 from lcde.methods.method import Method
 from lcde.models.weights import load_checkpoint
-from lcde.report.html import write_report
-from lcde.report.loggers import log_config, log_results
+from lcde.report.loggers import log_config
 from lcde.report.plots import training_curves
 from lcde.resources import limit_threads
 from lcde.training.fit import set_up
@@ -64,14 +62,9 @@ def main(config: DictConfig) -> float:
         method = Method(name, rule, best.model.to(trainer.strategy.root_device))
         results, shown = evaluate_parts(parts, method, run_dir, config.report)
         if trainer.is_global_zero:
+            curves = {"training": training_curves(training.evaluation.history, score)} if config.report else {}
             results += evaluate_baselines(parts, build_each(config.get("baselines")))
-            write_results(results, run_dir)
-            if config.report:
-                curves = training_curves(training.evaluation.history, score)
-                write_report(run_dir, results, shown, {"training": curves})
-            log_results(trainer.loggers, results, run_dir)
-            print_table(results)
-            print_published(results)
+            report_results(results, run_dir, shown, trainer.loggers, curves)
             print(f"results, figures, report.html and checkpoints: {run_dir}")
     return score
 

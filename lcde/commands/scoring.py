@@ -1,17 +1,21 @@
 """Methods on all parts of a data set: what training and evaluation commands share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from pytorch_lightning.loggers import Logger
+
 from lcde.data.datasets import Parts
 from lcde.data.gallery import Gallery, require_part_name
-from lcde.evaluation.output import write_results
+from lcde.evaluation.output import print_published, print_table, write_results
 from lcde.evaluation.results import Result, evaluate
 from lcde.methods.classical import ThresholdRule, with_best_threshold
 from lcde.methods.method import Clustering, Details, Method, Rule
 from lcde.progress import track
-from lcde.report.html import PartReport, report_part
+from lcde.report.html import PartReport, report_part, write_report
+from lcde.report.loggers import log_results
 
 
 def evaluate_parts(
@@ -73,3 +77,19 @@ def evaluate_baselines(parts: Parts, rules: Mapping[str, Rule]) -> list[Result]:
             assert result is not None  # rank 0 alone calls this
             results.append(result)
     return results
+
+
+def report_results(
+    results: Sequence[Result],
+    run_dir: Path,
+    shown: Mapping[str, PartReport],
+    loggers: Sequence[Logger],
+    more_figures: Mapping[str, Figure] = {},
+) -> None:
+    """Write, log and print all results of a run; it gets a report if `evaluate_parts` prepared one in ``shown``."""
+    write_results(results, run_dir)
+    if shown:
+        write_report(run_dir, results, shown, more_figures)
+    log_results(loggers, results, run_dir)
+    print_table(results)
+    print_published(results)
