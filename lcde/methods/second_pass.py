@@ -14,7 +14,7 @@ from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.settings import Within, check_settings
 
 TINY = float(np.finfo(np.float32).tiny)  # least threshold: edges of less similarity never join
-MOST = 0.6  # share of the faces that must have enough edges
+MIDDLE = 0.3, 0.6  # quantiles between which the numbers of edges of the faces are averaged
 FEW = 2  # edges of a face, too few to accept a wrong one among them
 STEPS = 30  # numbers of impostors per face that are tried
 NONE_KNOWN = np.empty(0, dtype=np.int64)
@@ -133,16 +133,19 @@ class SecondPass:
     def _counted_edges(self, whitened: Whitened) -> tuple[np.ndarray, float]:
         """Which edges count, (N, K) bool, and their threshold, the strict one or less.
 
-        The threshold is the lowest one at which, for a share of `MOST` faces, the expected number of wrong edges is at
-        most `false_edges` times the number of edges beyond the first `FEW`. Below the strict one, an edge counts only
-        if both of its faces have more than `FEW` edges above the threshold.
+        The threshold is the lowest one at which the expected number of wrong edges of a face is at most `false_edges`
+        times the number of edges beyond the first `FEW`, averaged over the `MIDDLE` of the faces: one quantile would
+        make a step where a few edges are missing. Below the strict one, an edge counts only if both of its faces have
+        more than `FEW` edges above the threshold.
         """
         graph, strict = whitened.graph, self.strict_threshold(whitened)
+        first, last = (int(quantile * len(graph)) for quantile in MIDDLE)
         for per_face in np.geomspace(1, max(self.impostors_per_face, 1e-6), STEPS):
             threshold = max(whitened.impostors.with_look_alikes(per_face), TINY)
             above = ((graph.similarities[rows, 1:] >= threshold).sum(axis=1) for rows in row_blocks(len(graph)))
             num_edges = np.concatenate(list(above))
-            if per_face <= self.false_edges * (np.quantile(num_edges, 1 - MOST) - FEW):
+            middle = np.partition(num_edges, (first, last))[first : last + 1]
+            if per_face <= self.false_edges * (middle.mean() - FEW):
                 break
         else:
             return graph.similarities >= strict, strict

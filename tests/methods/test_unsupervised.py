@@ -160,6 +160,19 @@ def test_faces_of_few_edges_keep_the_strict_threshold(weak):
         assert len(np.unique(found[-60:])) >= 57
 
 
+@pytest.mark.parametrize(("num_alone", "lower"), [(0, True), (90, True), (110, True), (200, False), (300, False)])
+def test_the_threshold_falls_where_the_middle_of_the_faces_has_many_edges(num_alone, lower):
+    """Ten people of twelve photographs each among others of one."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.eye(10, 64), 12, axis=0) + 0.05 * rng.standard_normal((120, 64))
+    alone = rng.standard_normal((num_alone, 64))
+    gallery = gallery_of(np.concatenate([people, alone]), 20)
+    labels = np.append(np.repeat(np.arange(10), 12), 10 + np.arange(num_alone))
+    whitened = Whitened.by(gallery, labels, centring=False, whitening=False)
+    strict = UnsupervisedRule().strict_threshold(whitened)
+    assert (UnsupervisedRule()._counted_edges(whitened)[1] < strict) == lower
+
+
 def test_edges_below_the_strict_threshold_count_between_faces_of_many_edges(weak):
     graph = weak.graph
     dim, impostors = weak.features.shape[1], Impostors.of(weak.features, weak.labels_true, graph.similarities)
