@@ -54,7 +54,7 @@ class SecondPass:
         An edge counts, and two clusters merge, above the similarity that so many impostors of a face are expected to
         reach.
     false_edges : float
-        An edge counts at lower similarities, too, as long as this share of most faces' edges is expected to be of
+        An edge counts at lower similarities, too, as long as this share of a typical face's edges is expected to be of
         impostors: where there are many photographs of each person, a few wrong edges join nothing.
     impostor_merges : float
         Clusters merge by average linkage, too, above the similarity that so many of all pairs of clusters are expected
