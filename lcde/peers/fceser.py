@@ -1,6 +1,6 @@
 """FC-ESER: the links of FC-ES, and those beyond its stops that a network accepts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
 from lcde.methods.fces import FCESRule, edge_probability
-from lcde.methods.method import Clustering, Details, Scores, timed
+from lcde.methods.method import Clustering, Scores, timed
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 from lcde.models.encoder import require_divisible
 from lcde.models.pcenet import PCENet
@@ -19,11 +19,22 @@ from lcde.models.precision import as_dtype
 from lcde.settings import Within, check_settings
 
 
+@dataclass(frozen=True)
+class AnsweredGraph(KNNGraph):
+    """A kNN graph with neighbour-based edge probabilities as similarities, and answers of a model.
+
+    Attributes
+    ----------
+    answers : (N, K) float32
+        Probability by the model that both ends are of one identity; 0 where it was not asked.
+    """
+
+    answers: np.ndarray
+
+
 @dataclass
 class FCESERRule(FCESRule):
     """FC-ES, whose lists of neighbours also give those links after their ends that the model accepts.
-
-    The threshold is chosen without the model, as that of FC-ES: of every other one, the model would be asked anew.
 
     Attributes
     ----------
@@ -45,27 +56,40 @@ class FCESERRule(FCESRule):
 
     def __call__(self, gallery: Gallery, scores: Scores | None = None) -> Clustering:
         """Cluster ``gallery``; the details are those of FC-ES."""
-        assert scores is not None
         threshold, seconds = self.require_threshold(), dict[str, float]()
-        with timed(seconds, "weights"):
-            graph = self.weigh(gallery, scores)
-        with timed(seconds, "edges"):
-            edges, weights = self._edges(graph, threshold)
         with timed(seconds, "pairs"):
-            pairs = beyond_stop(graph, threshold, self.recall)
-            probability = scores.edge_probability(pairs)
-        with timed(seconds, "components"):
-            accepted = probability >= self.accept
-            edges = np.concatenate([edges, pairs[accepted]])
-            labels = self._labels(gallery, edges, np.concatenate([weights, probability[accepted]]))
-        return Clustering(labels, seconds, Details(similarity_threshold=threshold))
+            graph = self._answered(gallery, scores, threshold)
+        clustering = self.cut(gallery, graph, scores)
+        return replace(clustering, seconds=seconds | clustering.seconds)
+
+    def weigh(self, gallery: Gallery, scores: Scores | None) -> KNNGraph:
+        """As `FCESRule.weigh`, with the answers that any of the `candidates` needs."""
+        return self._answered(gallery, scores, float(self.candidates(gallery.graph).max()))
+
+    def _answered(self, gallery: Gallery, scores: Scores | None, highest: float) -> AnsweredGraph:
+        """The weighted graph, with the answers that thresholds up to the ``highest`` need."""
+        assert scores is not None
+        graph = super().weigh(gallery, scores)
+        asked, answers = beyond_stop(graph, highest, self.recall), np.zeros_like(graph.similarities)
+        answers[asked] = scores.edge_probability(pairs_of(graph, asked))
+        return AnsweredGraph(graph.indices, graph.similarities, answers)
+
+    def _edges(self, graph: KNNGraph, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        assert isinstance(graph, AnsweredGraph)
+        edges, weights = super()._edges(graph, threshold)
+        links = beyond_stop(graph, threshold, self.recall) & (graph.answers >= self.accept)
+        return np.concatenate([edges, pairs_of(graph, links)]), np.concatenate([weights, graph.answers[links]])
 
 
 def beyond_stop(graph: KNNGraph, threshold: float, recall: float) -> np.ndarray:
-    """Edges (M, 2) int64 from the first one of each row below ``threshold``, of weight ``recall`` or more."""
-    weights = graph.similarities[:, 1:]
-    rows, columns = np.nonzero(~np.logical_and.accumulate(weights >= threshold, axis=1) & (weights >= recall))
-    return np.stack([rows, graph.indices[rows, columns + 1]], axis=1).astype(np.int64)
+    """Which edges come from the first one of their row below ``threshold`` on, and weigh ``recall`` or more: (N, K)."""
+    listed = np.logical_and.accumulate(graph.similarities[:, 1:] >= threshold, axis=1)
+    return np.pad(~listed & (graph.similarities[:, 1:] >= recall), ((0, 0), (1, 0)))
+
+
+def pairs_of(graph: KNNGraph, chosen: np.ndarray) -> np.ndarray:
+    """The ``chosen`` edges (N, K) as pairs (M, 2) int64, from the face in whose row they are."""
+    return np.stack([np.nonzero(chosen)[0], graph.indices[chosen]], axis=1).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -91,7 +115,8 @@ class PairsBeyondStop:
 
     def __call__(self, graph: KNNGraph, connectivity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As `lcde.training.pairs.PairSampler`."""
-        pairs = beyond_stop(KNNGraph(graph.indices, edge_probability(graph)), self.threshold, self.recall)
+        weights = KNNGraph(graph.indices, edge_probability(graph))
+        pairs = pairs_of(graph, beyond_stop(weights, self.threshold, self.recall))
         if not len(pairs):
             raise InputError(f"no pair after a stop reaches pairs.recall={self.recall}; lower it.")
         return pairs[rng.integers(len(pairs), size=max(1, round(self.pairs_per_face * len(graph))))]

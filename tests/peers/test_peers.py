@@ -19,7 +19,7 @@ from lcde.methods.fces import FCESRule, edge_probability
 from lcde.methods.method import Scores
 from lcde.metrics import Contingency, bcubed, pairwise
 from lcde.peers.chen import ChenRule, diffusion_density, transition_distance
-from lcde.peers.fceser import FCESERRule, PairsBeyondStop, beyond_stop
+from lcde.peers.fceser import FCESERRule, PairsBeyondStop, beyond_stop, pairs_of
 from lcde.peers.gcn_v import GCNVRule, confidence
 from lcde.peers.star_fc import StarFCRule, intimacy
 
@@ -174,10 +174,10 @@ def test_a_model_without_connectivity_or_values_of_faces_says_so(circle):
 
 
 @needs_infomap
-def test_the_model_is_asked_about_what_lies_behind_a_stop(circle):
+def test_the_model_is_asked_about_what_comes_after_a_stop(circle):
     rule = FCESERRule(0.6, recall=0.35, accept=0.6)
-    graph = rule.weigh(circle, None)
-    pairs = beyond_stop(graph, 0.6, 0.35)
+    graph = FCESRule(0.6).weigh(circle, None)
+    pairs = pairs_of(graph, beyond_stop(graph, 0.6, 0.35))
     assert pairs[pairs[:, 0] == 5].tolist() == [[5, 3], [5, 7]]  # 7 has 0.6185, but comes after 3, with 0.3885
     assert graph.similarities[5, 1:] == pytest.approx([0.8561, 0.8576, 0.3885, 0.6185], abs=1e-4)
     known, asked = Known(), []
@@ -188,9 +188,36 @@ def test_the_model_is_asked_about_what_lies_behind_a_stop(circle):
     assert not same_clusters(rule(circle, known).labels, FCESRule(0.6)(circle).labels)
 
 
-def test_pairs_behind_stops_are_drawn(circle):
+@needs_infomap
+def test_the_threshold_is_chosen_with_what_the_model_says(make_gallery):
+    """The model is asked once about all that a candidate needs; each gives the clusters of the rule itself."""
+    gallery, asked = make_gallery(3, num_faces=60, k=12), []
+
+    class Answers(Scores):
+        def edge_probability(self, edges):
+            asked.append(len(edges))
+            same = gallery.labels_true[edges[:, 0]] == gallery.labels_true[edges[:, 1]]
+            return np.where(same, 0.9, 0.3).astype(np.float32)
+
+    rule, scores = FCESERRule(None, recall=0.05), Answers()
+    graph, tried = rule.weigh(gallery, scores), rule.candidates(gallery.graph)[::4]
+    assert len(asked) == 1
+    for threshold in tried:
+        chosen = replace(rule, threshold=threshold)
+        assert np.array_equal(chosen.cut(gallery, graph, scores).labels, chosen(gallery, scores).labels)
+    assert len(set(asked)) > 2  # a threshold asks about its own pairs alone
+
+    def quality(threshold):
+        table = Contingency.of(gallery.labels_true, replace(rule, threshold=threshold)(gallery, scores).labels)
+        return pairwise(table).f_score + bcubed(table).f_score
+
+    best = choose_threshold(rule, gallery, scores)
+    assert quality(best) == max(map(quality, rule.candidates(gallery.graph).tolist()))
+
+
+def test_pairs_after_stops_are_drawn(circle):
     weights = KNNGraph(circle.graph.indices, edge_probability(circle.graph))
-    expected = set(map(tuple, beyond_stop(weights, 0.6, 0.3).tolist()))
+    expected = set(map(tuple, pairs_of(weights, beyond_stop(weights, 0.6, 0.3)).tolist()))
     pairs = PairsBeyondStop(0.6, 0.3, 20)(circle.graph, circle.graph.similarities, np.random.default_rng(0))
     assert set(map(tuple, pairs.tolist())) == expected
     assert len(pairs) == 200
