@@ -38,7 +38,7 @@ class ClusteringEvaluation(Callback):
     Attributes
     ----------
     history : list of dict
-        All logged metrics of each epoch; it is kept in the checkpoint.
+        All logged metrics of each epoch but learning rates; it is kept in the checkpoint.
     """
 
     def __init__(self, name: str, rule: Rule, rule_config: dict[str, Any]) -> None:
@@ -74,7 +74,8 @@ class ClusteringEvaluation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch: not at the end of validation, which comes before its training losses are averaged."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # Learning rates are logged at some steps alone, of which a resumed run may have had none.
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
         self.history.append({"epoch": trainer.current_epoch, **metrics, **self._scores})
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

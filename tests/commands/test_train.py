@@ -51,6 +51,7 @@ def test_a_run_writes_what_the_docs_list(trained):
 def test_held_out_identities_choose_the_checkpoint(trained):
     folder, _ = trained
     epochs = history_of(folder)
+    assert not any(name.startswith("lr-") for epoch in epochs for name in epoch)  # of some epochs alone
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
     scores = np.array([epoch["val/f_score"] for epoch in epochs])
     assert best == np.flatnonzero(scores >= scores.max() - 0.01)[-1]  # conf/callbacks/default.yaml has the tolerance
