@@ -490,5 +490,8 @@ def test_memory_of_a_process_group_counts_children():
         process.stdout.readline()
         assert 200 < soak.resident_mb(process.pid) < 400
         process.stdin.close()
-    while soak.resident_mb(process.pid):  # its child ends when it reads the end of its input
+    for _ in range(1_000):
+        if not soak.resident_mb(process.pid):  # its child ends when it reads the end of its input
+            break
         time.sleep(0.01)
+    assert soak.resident_mb(process.pid) == 0

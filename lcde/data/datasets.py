@@ -19,8 +19,10 @@ from lcde.settings import Within, check_settings
 
 NEEDED = {  # by a key of `Custom`: the key without which it would be ignored
     **dict.fromkeys(("labels", "graph", "images", "reference"), "features"),
-    **{"train_features": "train_labels", "train_labels": "train_features"},
-    **{"val_features": "val_labels", "val_labels": "val_features"},
+    "train_features": "train_labels",
+    "train_labels": "train_features",
+    "val_features": "val_labels",
+    "val_labels": "val_features",
 }
 SAMPLED = 1_000  # of every so many rows one is checked, to tell beforehand whether features will stay in their file
 

@@ -51,10 +51,8 @@ class FCESRule(ThresholdRule):
         return np.linspace(0.05, 0.75, CANDIDATES)
 
     def _edges(self, graph: KNNGraph, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        linked = np.logical_and.accumulate(graph.similarities[:, 1:] >= threshold, axis=1)
-        faces, columns = np.nonzero(linked)
-        edges = np.stack([faces, graph.indices[faces, columns + 1]], axis=1).astype(np.int64)
-        return edges, graph.similarities[faces, columns + 1]
+        links = listed(graph, threshold)
+        return pairs_of(graph, links), graph.similarities[links]
 
     def _labels(self, gallery: Gallery, edges: np.ndarray, weights: np.ndarray) -> np.ndarray:
         num_faces = len(gallery)
@@ -64,6 +62,16 @@ class FCESRule(ThresholdRule):
         modules = infomap(edges, weights, num_faces, self.num_trials, self.seed, directed=True)
         links = np.bincount(edges[:, 0], minlength=num_faces)
         return np.unique(np.where(links > 0, modules, alone), return_inverse=True)[1]
+
+
+def listed(graph: KNNGraph, threshold: float) -> np.ndarray:
+    """Which edges come before the first one of their row below ``threshold``: (N, K) bool, none to the face itself."""
+    return np.pad(np.logical_and.accumulate(graph.similarities[:, 1:] >= threshold, axis=1), ((0, 0), (1, 0)))
+
+
+def pairs_of(graph: KNNGraph, chosen: np.ndarray) -> np.ndarray:
+    """The ``chosen`` edges (N, K) as pairs (M, 2) int64, from the face in whose row they are."""
+    return np.stack([np.nonzero(chosen)[0], graph.indices[chosen]], axis=1).astype(np.int64)
 
 
 def edge_probability(graph: KNNGraph) -> np.ndarray:

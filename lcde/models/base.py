@@ -63,7 +63,7 @@ class Neighbourhoods(NamedTuple):
         return self.same_as_end.diagonal(dim1=1, dim2=2).movedim(-1, 1).flatten(0, 1)
 
     def split(self, pieces: int) -> list["Neighbourhoods"]:
-        """The pairs in ``pieces`` batches of nearly equal size, none of which is empty."""
+        """The pairs in at most ``pieces`` batches of nearly equal size, none of which is empty."""
         features, same_as_end, same_identity, pairs = (
             torch.tensor_split(tensor, min(pieces, len(tensor))) for tensor in self[:4]
         )
@@ -242,7 +242,7 @@ class PairModel(Model):
         Raises
         ------
         InputError
-            Where the batch does not fit and its losses are no means over pairs.
+            Where neither the batch fits nor pieces of it, or its losses are no means over pairs.
         """
         pieces = 1
         while not self._fits(pieces, batch):
@@ -278,8 +278,7 @@ class PairModel(Model):
             return self.losses(batch, training=True)
         total: dict[str, Tensor] = {}
         for piece in batch.split(pieces):
-            # What lies between input and losses is computed again in the backward pass, so that only that of one piece
-            # is in memory at a time.
+            # Intermediate values are computed again in the backward pass: those of one piece are in memory at a time.
             losses = checkpoint(self.losses, piece, True, use_reentrant=False)
             share = len(piece.pairs) / len(batch.pairs)
             total = {name: total.get(name, 0) + share * loss for name, loss in losses.items()}

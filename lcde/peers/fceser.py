@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.errors import InputError
-from lcde.methods.fces import FCESRule, edge_probability
+from lcde.methods.fces import FCESRule, edge_probability, listed, pairs_of
 from lcde.methods.method import Clustering, Scores, timed
 from lcde.models.base import MakeOptimizer, MakeScheduler, Neighbourhoods, PairModel, PairNetworks
 from lcde.models.encoder import require_divisible
@@ -82,14 +82,10 @@ class FCESERRule(FCESRule):
 
 
 def beyond_stop(graph: KNNGraph, threshold: float, recall: float) -> np.ndarray:
-    """Which edges come from the first one of their row below ``threshold`` on, and weigh ``recall`` or more: (N, K)."""
-    listed = np.logical_and.accumulate(graph.similarities[:, 1:] >= threshold, axis=1)
-    return np.pad(~listed & (graph.similarities[:, 1:] >= recall), ((0, 0), (1, 0)))
-
-
-def pairs_of(graph: KNNGraph, chosen: np.ndarray) -> np.ndarray:
-    """The ``chosen`` edges (N, K) as pairs (M, 2) int64, from the face in whose row they are."""
-    return np.stack([np.nonzero(chosen)[0], graph.indices[chosen]], axis=1).astype(np.int64)
+    """Which edges are not `listed` at the ``threshold``, but weigh ``recall`` or more: (N, K) bool."""
+    beyond = ~listed(graph, threshold) & (graph.similarities >= recall)
+    beyond[:, 0] = False
+    return beyond
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from lcde.data.gallery import Gallery, KNNGraph
 from lcde.data.knn import build_knn
 from lcde.errors import InputError
 from lcde.methods.classical import ComponentsRule, choose_threshold
-from lcde.methods.fces import FCESRule, edge_probability
+from lcde.methods.fces import FCESRule, edge_probability, pairs_of
 from lcde.methods.method import Scores
 from lcde.metrics import Contingency, bcubed, pairwise
 from lcde.peers.chen import ChenRule, diffusion_density, transition_distance
-from lcde.peers.fceser import FCESERRule, PairsBeyondStop, beyond_stop, pairs_of
+from lcde.peers.fceser import FCESERRule, PairsBeyondStop, beyond_stop
 from lcde.peers.gcn_v import GCNVRule, confidence
 from lcde.peers.star_fc import StarFCRule, intimacy
 
