@@ -43,6 +43,7 @@ UNSUPERVISED = {
     "without merging": ["clustering.merging=false"],
     "without edges below the strict threshold": ["clustering.false_edges=0"],
     "without average linkage": ["clustering.impostor_merges=0"],
+    "without merges by likelihood": ["clustering.expected_merges=0"],
     "without whitening and merging": ["clustering.whitening=false", "clustering.merging=false"],
 }
 HDBSCAN_SIZES = (2, 5)  # min_cluster_size
@@ -51,6 +52,7 @@ TRAINED = {
     "without a second pass": ["clustering=lcde", "clustering.second_pass=null"],
     "without edges below the strict threshold": ["clustering=lcde", "clustering.second_pass.false_edges=0"],
     "without average linkage": ["clustering=lcde", "clustering.second_pass.impostor_merges=0"],
+    "without merges by likelihood": ["clustering=lcde", "clustering.second_pass.expected_merges=0"],
     "num_trials=10": ["clustering=lcde", "clustering.second_pass.num_trials=10"],
     "min_connectivity=0": ["clustering=lcde", "clustering.min_connectivity=0"],
     "ask_strong=true": ["clustering=lcde", "clustering.ask_strong=true"],

@@ -1,31 +1,23 @@
-"""Merging of clusters that are more similar than impostors are: means vary less than faces."""
+"""Merging of clusters by centroids, by average linkage and by likelihood."""
 
 from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from lcde.clustering.edges import distinct_pairs, edge_blocks
+from lcde.clustering.likelihood import TwoCovariance
 from lcde.clustering.transformed import Features
-from lcde.clustering.whitening import Whitened, cluster_sums
+from lcde.clustering.whitening import cluster_sums
 from lcde.data.gallery import KNNGraph, row_blocks
 
-COMPARED = 10  # impostors per face that reach the similarity from which a kNN edge makes two clusters be compared
 
+class Clusters(NamedTuple):
+    """Sums (m, D) of the faces of some clusters, numbers (m,) of faces, and a value (m,) that a linkage computed."""
 
-def merge_similar(
-    labels: np.ndarray, whitened: Whitened, threshold: float, impostor_merges: float, num_known: int = 0
-) -> np.ndarray:
-    """Labels (N,) after merges by centroids above ``threshold``, then by average with so many wrong ones expected.
-
-    The parameters are those of `Merging`.
-    """
-    compared = whitened.impostors.similarity(COMPARED)
-    merging = Merging(labels, whitened.features, whitened.graph, compared, num_known)
-    merging.by_centroids(threshold)
-    if impostor_merges:
-        merging.by_average(partial(whitened.impostors.between_clusters, wrong=impostor_merges))
-    return merging.labels
+    sums: np.ndarray
+    sizes: np.ndarray
+    value: np.ndarray
 
 
 class Merging:
@@ -62,26 +54,43 @@ class Merging:
 
     def by_centroids(self, threshold: float) -> None:
         """Merge by the similarity of centroids."""
-        self._merge(lambda _: threshold, average=False)
+        self._merge(lambda sums, sizes: np.linalg.norm(sums, axis=1), _products, lambda _: threshold)
 
     def by_average(self, threshold: Callable[[int], float]) -> None:
         """Merge by average linkage: the mean similarity of a face of one cluster and a face of the other.
 
         ``threshold`` gives the similarity above which clusters merge for the number of clusters that are left.
         """
-        self._merge(threshold, average=True)
+        self._merge(lambda sums, sizes: sizes, _products, threshold)
 
-    def _merge(self, threshold: Callable[[int], float], average: bool) -> None:
-        sums, pairs = self._sums, self._pairs
-        # What a product of sums is divided by: faces for the mean similarity, lengths for that of the centroids.
-        weight = self._sizes if average else np.linalg.norm(sums, axis=1)
+    def by_likelihood(self, model: TwoCovariance, expected_merges: float) -> None:
+        """Merge by the log-likelihood ratio of one identity and two.
+
+        It must exceed the prior odds of two: the number of pairs of clusters over ``expected_merges``, of which one
+        identity is expected. No merge by another linkage may follow.
+        """
+        self._sums = model.moved(self._sums, self._sizes)
+
+        def ratio(first: Clusters, second: Clusters) -> np.ndarray:
+            together = model.evidence(first.sums + second.sums, first.sizes + second.sizes)
+            return together - first.value - second.value
+
+        self._merge(model.evidence, ratio, lambda left: np.log(max(left * (left - 1) / 2 / expected_merges, 1)))
+
+    def _merge(
+        self,
+        value_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        similarity_of: Callable[[Clusters, Clusters], np.ndarray],
+        threshold: Callable[[int], float],
+    ) -> None:
+        sums, sizes, pairs = self._sums, self._sizes, self._pairs
+        value = value_of(sums, sizes)
         left = len(np.unique(self._merged))
         similarity, stale, into = np.empty(len(pairs), dtype=np.float32), np.arange(len(pairs)), np.arange(len(sums))
         while len(pairs):
             for rows in (stale[block] for block in row_blocks(len(stale))):
-                first, second = pairs[rows].T
-                product = np.einsum("md,md->m", sums[first], sums[second])
-                similarity[rows] = product / np.maximum(weight[first] * weight[second], np.finfo(np.float32).tiny)
+                first, second = (Clusters(sums[ends], sizes[ends], value[ends]) for ends in pairs[rows].T)
+                similarity[rows] = similarity_of(first, second)
             close = np.flatnonzero(similarity > threshold(left))
             if not len(close):
                 break
@@ -91,9 +100,8 @@ class Merging:
             grown, gone = close[(best[close] == place[:, None]).all(axis=1)].T
             into[gone], left = grown, left - len(gone)
             sums[grown] += sums[gone]
-            self._sizes[grown] += self._sizes[gone]
-            if not average:
-                weight[grown] = np.linalg.norm(sums[grown], axis=1)
+            sizes[grown] += sizes[gone]
+            value[grown] = value_of(sums[grown], sizes[grown])
             self._merged = into[self._merged]
             pairs, kept = self._mergeable(into[pairs])
             similarity, stale = similarity[kept], np.flatnonzero(np.isin(pairs, grown).any(axis=1))
@@ -104,6 +112,12 @@ class Merging:
         pairs, position = distinct_pairs(pairs)
         kept = pairs[:, 1] >= self._first_new
         return pairs[kept], position[kept]
+
+
+def _products(first: Clusters, second: Clusters) -> np.ndarray:
+    """Products (m,) of sums over those of the values: numbers of faces for mean similarities, lengths for cosines."""
+    product = np.einsum("md,md->m", first.sums, second.sums)
+    return product / np.maximum(first.value * second.value, np.finfo(np.float32).tiny)
 
 
 def pairs_of_clusters(labels: np.ndarray, graph: KNNGraph, edge_similarity: float, first_row: int) -> np.ndarray:

@@ -75,7 +75,7 @@ def common_offset(features: np.ndarray, labels: np.ndarray, impostor_mean: float
     impostor_mean : float
         Mean similarity of impostor pairs (`lcde.clustering.impostors`).
     """
-    sizes, centroids = _centroids(features, labels)
+    sizes, centroids = centroids_of(features, labels)
     mean = centroids.sum(axis=0) / max(1, np.count_nonzero(sizes))
     length = float(np.linalg.norm(mean))
     return (mean * min(1.0, max(impostor_mean, 0.0) ** 0.5 / max(length, TINY))).astype(np.float32)
@@ -84,8 +84,8 @@ def common_offset(features: np.ndarray, labels: np.ndarray, impostor_mean: float
 def within_cluster_whitening(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Matrix (D, D) float32 by which centred features are multiplied, so that variation within clusters counts less.
 
-    A cluster of n faces weighs about as the square root of n in the covariance. Without clusters of two or more
-    different faces it is the unit matrix.
+    The covariance is that of `within_cluster_covariance`. Without clusters of two or more different faces the matrix
+    is the unit matrix.
 
     Parameters
     ----------
@@ -98,21 +98,37 @@ def within_cluster_whitening(features: np.ndarray, labels: np.ndarray) -> np.nda
     Hatch, Kajarekar, Stolcke: Within-class covariance normalization for SVM-based speaker recognition.
     Interspeech 2006.
     """
-    sizes, centroids = _centroids(features, labels)
-    weights = np.where(sizes > 1, np.sqrt(sizes) / np.maximum(sizes - 1, 1), 0)
     unit = np.eye(features.shape[1], dtype=np.float32)
-    if not weights.any():  # every face is alone, as before the first clusters
+    covariance = within_cluster_covariance(features, labels)
+    if covariance is None:  # every face is alone, as before the first clusters
         return unit
-    covariance = np.zeros_like(unit)
-    for rows in row_blocks(len(features)):
+    scale = np.trace(covariance) / len(covariance)
+    values, vectors = np.linalg.eigh(SHARE / scale * covariance + (1 - SHARE) * unit)
+    return vectors / np.sqrt(values) @ vectors.T
+
+
+def within_cluster_covariance(features: Features, labels: np.ndarray) -> np.ndarray | None:
+    """Covariance (D, D) float32 of the faces of a cluster, or None without clusters of two or more different faces.
+
+    It is the mean of the clusters' covariances, in which a cluster of n faces weighs as the square root of n.
+
+    Parameters
+    ----------
+    features : (N, D) float32
+    labels : (N,) int64
+        Clusters from 0, -1 for noise, which does not count.
+    """
+    sizes, centroids = centroids_of(features, labels)
+    many = sizes > 1
+    weights = np.where(many, np.sqrt(sizes) / np.maximum(sizes - 1, 1), 0)
+    if not many.any():
+        return None
+    covariance = np.zeros((features.shape[1], features.shape[1]), dtype=np.float32)
+    for rows in row_blocks(len(labels)):
         own = labels[rows] + 1
         deviations = features[rows] - centroids[own]
         covariance += (weights[own, None] * deviations).T @ deviations
-    scale = np.trace(covariance) / len(covariance)
-    if not scale > 0:
-        return unit
-    values, vectors = np.linalg.eigh(SHARE / scale * covariance + (1 - SHARE) * unit)
-    return vectors / np.sqrt(values) @ vectors.T
+    return covariance / np.sqrt(sizes[many]).sum() if np.trace(covariance) > 0 else None
 
 
 def cluster_sums(features: Features, labels: np.ndarray) -> np.ndarray:
@@ -125,7 +141,7 @@ def cluster_sums(features: Features, labels: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _centroids(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def centroids_of(features: Features, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sizes (C + 1,) and centroids (C + 1, D) of the C clusters; row 0 stands for noise and is zero."""
     sizes = np.bincount(labels + 1, minlength=1).astype(np.float32)
     sums = cluster_sums(features, labels + 1)

@@ -139,4 +139,4 @@ class LCDERule(Rule):
         if not by.merging:
             return labels
         whitened = Whitened.by(gallery, labels, by.centring, by.whitening)
-        return by.merge(labels, whitened, by.strict_threshold(whitened), by.impostor_merges, num_known)
+        return by.merge(labels, whitened, by.strict_threshold(whitened), num_known)

@@ -1,14 +1,16 @@
 """Clusters found anew among features that other clusters have centred and whitened."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from lcde.clustering.assignment import assign_faces
-from lcde.clustering.centroids import merge_similar
+from lcde.clustering.centroids import Merging
 from lcde.clustering.communities import communities, communities_of_graph
 from lcde.clustering.edges import edges_above
+from lcde.clustering.likelihood import TwoCovariance
 from lcde.clustering.whitening import Whitened
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.settings import Within, check_settings
@@ -16,6 +18,7 @@ from lcde.settings import Within, check_settings
 TINY = float(np.finfo(np.float32).tiny)  # least threshold: edges of less similarity never join
 MIDDLE = 0.3, 0.6  # quantiles between which the numbers of edges of the faces are averaged
 FEW = 2  # edges of a face, too few to accept a wrong one among them
+COMPARED = 10  # impostors per face that reach the similarity from which a kNN edge makes two clusters be compared
 STEPS = 30  # numbers of impostors per face that are tried
 NONE_KNOWN = np.empty(0, dtype=np.int64)
 
@@ -59,6 +62,9 @@ class SecondPass:
     impostor_merges : float
         Clusters merge by average linkage, too, above the similarity that so many of all pairs of clusters are expected
         to reach: with fewer clusters left, lower similarities suffice.
+    expected_merges : float
+        At last, clusters merge by likelihood (`TwoCovariance`): so many pairs of clusters are expected to be of one
+        identity before anything is known of them.
     num_trials : int
         Runs of the community detection, of which the one of the shortest codelength counts.
     seed : int
@@ -70,6 +76,7 @@ class SecondPass:
     impostors_per_face: Annotated[float, Within(0)] = 0.0003
     false_edges: Annotated[float, Within(0)] = 0.1
     impostor_merges: Annotated[float, Within(0)] = 0.1
+    expected_merges: Annotated[float, Within(0)] = 1.0
     num_trials: Annotated[int, Within(1)] = 3
     seed: Annotated[int, Within(0)] = 0
     centring: bool = True
@@ -104,7 +111,7 @@ class SecondPass:
             counted &= connectivity > 0
         found = self.join(whitened.graph, counted, known_labels, connectivity)
         alike = max(whitened.impostors.with_look_alikes(self.impostors_per_face), TINY)
-        merged = self.merge(found, whitened, alike, self.impostor_merges, len(known_labels))
+        merged = self.merge(found, whitened, alike, len(known_labels))
         return Found(merged, whitened.graph, counted, threshold)
 
     def strict_threshold(self, whitened: Whitened) -> float:
@@ -125,10 +132,21 @@ class SecondPass:
         return assign_faces(edges, weights, known_labels, groups)
 
     def merge(
-        self, labels: np.ndarray, whitened: Whitened, threshold: float, impostor_merges: float, num_known: int
+        self, labels: np.ndarray, whitened: Whitened, threshold: float, num_known: int = 0, only_centroids: bool = False
     ) -> np.ndarray:
-        """``labels`` (N,) after `merge_similar`, if ``merging`` is wanted."""
-        return merge_similar(labels, whitened, threshold, impostor_merges, num_known) if self.merging else labels
+        """``labels`` (N,) after merges by centroids above ``threshold``, then by average linkage and by likelihood."""
+        if not self.merging:
+            return labels
+        compared = whitened.impostors.similarity(COMPARED)
+        merging = Merging(labels, whitened.features, whitened.graph, compared, num_known)
+        merging.by_centroids(threshold)
+        if self.impostor_merges and not only_centroids:
+            merging.by_average(partial(whitened.impostors.between_clusters, wrong=self.impostor_merges))
+        if self.expected_merges and not only_centroids:
+            model = TwoCovariance.of(whitened.features, merging.labels)
+            if model is not None:
+                merging.by_likelihood(model, self.expected_merges)
+        return merging.labels
 
     def _counted_edges(self, whitened: Whitened) -> tuple[np.ndarray, float]:
         """Which edges count, (N, K) bool, and their threshold, the strict one or less.

@@ -66,6 +66,6 @@ class UnsupervisedRule(Rule, SecondPass):
         first = Whitened.by(gallery, np.concatenate([known_labels, alone]), self.centring, self.whitening)
         threshold = self.strict_threshold(first)
         labels = self.join(first.graph, first.graph.similarities >= threshold, known_labels)
-        labels = self.merge(labels, first, threshold, 0, num_known)
+        labels = self.merge(labels, first, threshold, num_known, only_centroids=True)
         del first  # at millions of faces, gigabytes
         return self.find(gallery, labels, known_labels=known_labels)

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcde.clustering.centroids import merge_similar
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels
 from lcde.clustering.density import symmetrise
@@ -149,10 +148,11 @@ def test_merging_discounts_what_varies_within_all_clusters():
     features = normalise(faces.astype(np.float32), "faces")
     gallery = Gallery("test", features, build_knn(features, 100))
     whitened, plain = Whitened.by(gallery, halves), Whitened.by(gallery, halves, whitening=False)
-    merged = merge_similar(halves, whitened, whitened.impostors.similarity(0.0003), 0.1)
+    merged = SecondPass().merge(halves, whitened, whitened.impostors.similarity(0.0003))
     assert len(np.unique(merged)) <= 63
     assert all(len(np.unique(labels[merged == cluster])) == 1 for cluster in np.unique(merged))
-    assert len(np.unique(merge_similar(halves, plain, plain.impostors.similarity(0.0003), 0.1))) > 100
+    left = SecondPass(expected_merges=0).merge(halves, plain, plain.impostors.similarity(0.0003))
+    assert len(np.unique(left)) > 100
 
 
 def test_the_second_pass_starts_from_the_clusters_of_the_rule(make_gallery):
@@ -161,13 +161,13 @@ def test_the_second_pass_starts_from_the_clusters_of_the_rule(make_gallery):
     directed = np.random.default_rng(0).random(gallery.graph.indices.shape, dtype=np.float32)
     labels = rule(gallery, scores := FixedScores(directed)).labels
     whitened = Whitened.by(gallery, labels)
-    labels = merge_similar(labels, whitened, whitened.impostors.similarity(0.0003), 0.1)
+    labels = SecondPass().merge(labels, whitened, whitened.impostors.similarity(0.0003))
     whitened = Whitened.by(gallery, labels)
     graph, connectivity = whitened.graph, symmetrise(directed, gallery.graph.indices)
     rows, columns = np.nonzero(graph.similarities[:, 1:] >= whitened.impostors.similarity(0.0003))
     weights = (graph.similarities * connectivity)[rows, columns + 1]
     labels = communities(np.stack([rows, graph.indices[rows, columns + 1]], axis=1), weights, 200, 2, seed=0)
-    expected = merge_similar(labels, whitened, whitened.impostors.with_look_alikes(0.0003), 0.1)
+    expected = SecondPass().merge(labels, whitened, whitened.impostors.with_look_alikes(0.0003))
     found = LCDERule(second_pass=SecondPass(num_trials=2))(gallery, scores)
     assert np.array_equal(found.labels, expected)
 

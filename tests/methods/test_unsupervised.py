@@ -7,6 +7,7 @@ from lcde.clustering.centroids import Merging
 from lcde.clustering.communities import communities
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.impostors import Impostors
+from lcde.clustering.likelihood import TwoCovariance
 from lcde.clustering.transformed import Transformed
 from lcde.clustering.whitening import Whitened, common_offset, transformed, within_cluster_whitening
 from lcde.configuration import build, compose_config
@@ -58,7 +59,8 @@ def test_pairs_are_found_in_a_small_gallery_of_mostly_singletons():
 
 @pytest.mark.parametrize("whitening", [True, False])
 def test_whitening_lets_variation_within_all_clusters_count_less(whitening, varied):
-    found = UnsupervisedRule(whitening=whitening)(varied).labels
+    rule = UnsupervisedRule(whitening=whitening, expected_merges=0)  # merges by likelihood whiten by themselves
+    found = rule(varied).labels
     f_score = bcubed(Contingency.of(varied.labels_true, found)).f_score
     assert f_score > 0.9 if whitening else f_score < 0.8
 
@@ -120,6 +122,8 @@ def test_the_second_pass_follows_from_the_first_clusters(make_gallery):
 
     merging = Merging(labels, features, graph, impostors.similarity(10))
     merging.by_average(mean_similarity)
+    if (model := TwoCovariance.of(features, merging.labels)) is not None:
+        merging.by_likelihood(model, 1)
     found = UnsupervisedRule(num_trials=2)(gallery)
     assert found.details.similarity_threshold == pytest.approx(threshold, abs=1e-5)
     assert np.array_equal(found.labels, merging.labels)
@@ -255,6 +259,14 @@ def test_neither_threads_nor_blocks_change_the_clusters(varied, monkeypatch):
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(InputError, match=message):
         UnsupervisedRule(**settings)
+
+
+@pytest.mark.slow
+def test_likelihood_merges_fragments_of_real_people(shared):
+    galleries = load_module(shared / "galleries" / "regimes.py").galleries()
+    features, labels = next((features, labels) for found, features, labels in galleries if found == "dlib128/all")
+    gallery = gallery_of(features, 80, labels)
+    assert f_score(gallery, UnsupervisedRule()) > f_score(gallery, UnsupervisedRule(expected_merges=0)) + 0.08
 
 
 @pytest.mark.slow

@@ -1,0 +1,85 @@
+"""Likelihood that the faces of two clusters are of one identity, by the two-covariance model of PLDA."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lcde.clustering.transformed import Features
+from lcde.clustering.whitening import centroids_of, within_cluster_covariance
+
+NOISE = 1.5  # times the covariance within clusters, which hold similar faces only
+WITHIN_SHARE = 0.3  # of the unit matrix in the covariance within clusters
+BETWEEN_SHARE = 0.85  # of the unit matrix in that between them, of which clusters tell less than they have faces
+
+
+@dataclass(frozen=True)
+class TwoCovariance:
+    """A model in which the faces of an identity are normally distributed around its mean, and so are these means.
+
+    Attributes
+    ----------
+    mean : (D,) float32
+        Of the identities.
+    matrix : (D, D) float32
+        By which centred features are multiplied: the covariance of the faces of an identity is then the unit matrix,
+        that of the identities diagonal.
+    variances : (D,) float64
+        Of the identities.
+
+    References
+    ----------
+    Ioffe: Probabilistic linear discriminant analysis. ECCV 2006.
+    Brümmer, de Villiers: The speaker partitioning problem. Odyssey 2010.
+    """
+
+    mean: np.ndarray
+    matrix: np.ndarray
+    variances: np.ndarray
+
+    @classmethod
+    def of(cls, features: Features, labels: np.ndarray) -> "TwoCovariance | None":
+        """The model by clusters that are pure and may be incomplete.
+
+        Parameters
+        ----------
+        features : (N, D) float32
+        labels : (N,) int64
+            Clusters from 0, -1 for noise, which does not count.
+
+        Returns
+        -------
+        TwoCovariance or None
+            None without clusters of two or more different faces, or where faces of one cluster are no more alike than
+            clusters are.
+        """
+        within = within_cluster_covariance(features, labels)
+        if within is None:
+            return None
+        unit = np.eye(len(within))
+        within = NOISE * ((1 - WITHIN_SHARE) * within + WITHIN_SHARE * np.trace(within) / len(within) * unit)
+        values, vectors = np.linalg.eigh(within)
+        whitening = vectors / np.sqrt(values)
+        sizes, centroids = centroids_of(features, labels)
+        sizes, centroids = sizes[sizes > 0], centroids[sizes > 0]
+        mean = centroids.mean(axis=0)
+        centred = (centroids - mean) @ whitening
+        between = centred.T @ centred / max(1, len(centred) - 1) - np.mean(1 / sizes) * unit
+        typical = np.trace(between) / len(between)
+        if not typical > 0:
+            return None
+        variances, axes = np.linalg.eigh(between)
+        variances = (1 - BETWEEN_SHARE) * np.maximum(variances, 0) + BETWEEN_SHARE * typical
+        return cls(mean, (whitening @ axes).astype(np.float32), variances)
+
+    def moved(self, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Sums (C, D) of the transformed faces of clusters, from ``sums`` (C, D) of faces and ``sizes`` (C,)."""
+        return (sums - sizes[:, None].astype(np.float32) * self.mean) @ self.matrix
+
+    def evidence(self, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Log-likelihood (C,) of each cluster's faces if they are of one identity, by sums as of `moved`.
+
+        What depends on the faces but not on how they are clustered is left out. The evidence of two clusters together,
+        minus that of each, is the log-likelihood ratio of one identity and two.
+        """
+        many = sizes[:, None] * self.variances
+        return (sums.astype(np.float64) ** 2 * (self.variances / (1 + many)) - np.log1p(many)).sum(axis=1) / 2
