@@ -69,7 +69,8 @@ class Merging:
         It must exceed the prior odds of two: the number of pairs of clusters over ``expected_merges``, of which one
         identity is expected. No merge by another linkage may follow.
         """
-        self._sums = model.moved(self._sums, self._sizes)
+        for rows in row_blocks(len(self._sums)):
+            self._sums[rows] = model.moved(self._sums[rows], self._sizes[rows])
 
         def ratio(first: Clusters, second: Clusters) -> np.ndarray:
             together = model.evidence(first.sums + second.sums, first.sizes + second.sizes)

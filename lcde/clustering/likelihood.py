@@ -6,6 +6,7 @@ import numpy as np
 
 from lcde.clustering.transformed import Features
 from lcde.clustering.whitening import centroids_of, within_cluster_covariance
+from lcde.data.gallery import row_blocks
 
 NOISE = 1.5  # times the covariance within clusters, which hold similar faces only
 WITHIN_SHARE = 0.3  # of the unit matrix in the covariance within clusters
@@ -62,8 +63,9 @@ class TwoCovariance:
         sizes, centroids = centroids_of(features, labels)
         sizes, centroids = sizes[sizes > 0], centroids[sizes > 0]
         mean = centroids.mean(axis=0)
-        centred = (centroids - mean) @ whitening
-        between = centred.T @ centred / max(1, len(centred) - 1) - np.mean(1 / sizes) * unit
+        centroids -= mean
+        between = whitening.T @ (centroids.T @ centroids / max(1, len(centroids) - 1)) @ whitening
+        between -= np.mean(1 / sizes) * unit  # of each centroid around the mean of its identity
         typical = np.trace(between) / len(between)
         if not typical > 0:
             return None
@@ -81,5 +83,9 @@ class TwoCovariance:
         What depends on the faces but not on how they are clustered is left out. The evidence of two clusters together,
         minus that of each, is the log-likelihood ratio of one identity and two.
         """
-        many = sizes[:, None] * self.variances
-        return (sums.astype(np.float64) ** 2 * (self.variances / (1 + many)) - np.log1p(many)).sum(axis=1) / 2
+        evidence = np.empty(len(sums))
+        for rows in row_blocks(len(sums)):
+            many = sizes[rows, None] * self.variances
+            squares = sums[rows].astype(np.float64) ** 2 * (self.variances / (1 + many))
+            evidence[rows] = (squares - np.log1p(many)).sum(axis=1) / 2
+        return evidence
