@@ -11,6 +11,8 @@ SAMPLE = 2_000  # faces compared with as many others
 QUANTILES = 0.05, 0.25  # of the similarity of impostor pairs, below nearly all genuine pairs: they give mean and spread
 UPPER_QUANTILES = 0.75, 0.9  # of pairs of different clusters: look-alikes make this side wider
 CONSISTENT = 0.85  # of the assumed share of impostor pairs; skewness leaves fewer than half of them below the mean
+MOST = 0.75  # of the assumed impostor pairs that may lie below their mean
+SMALLER = 0.7  # times the share where more do
 ROUNDS = 20  # of the estimate of that share
 NEAREST = 3  # neighbours whose mean similarity is the limit
 HIGHEST = 0.999  # no threshold exceeds it: faces more similar than this are copies of one photograph
@@ -107,13 +109,17 @@ def fit_low_quantiles(pairs: np.ndarray) -> tuple[float, float]:
 
     Two low quantiles determine both if all pairs are of impostors. If far fewer than half of the pairs lie below the
     mean so found, only about twice as many are of impostors: the quantiles are taken of this share of the pairs, again
-    until the share is consistent.
+    until the share is consistent. If far more than half do, the upper quantile is of genuine pairs, and the share is
+    smaller than assumed.
     """
-    pairs, share = np.sort(pairs), 1.0
+    pairs, share, most = np.sort(pairs), 1.0, MOST
     for _ in range(ROUNDS):
         mean, spread = normal_through(pairs, QUANTILES, share)
-        below = np.searchsorted(pairs, np.float32(mean))  # of a float64 it would make a copy of all pairs
-        share = min(share, 2 * below / len(pairs) / CONSISTENT)
+        below = np.searchsorted(pairs, np.float32(mean)) / len(pairs)  # of a float64 it would make a copy of all pairs
+        if below > most * share:
+            share, most = share * SMALLER, 0.5
+        else:
+            share = min(share, 2 * below / CONSISTENT)
     return mean, spread
 
 

@@ -151,3 +151,12 @@ def test_look_alikes_raise_the_similarity_that_impostors_reach():
     assert np.mean(pairs > reached) == pytest.approx(0.1, abs=0.01)
     alike = Impostors.of(features, np.repeat(np.arange(10), 40), similarities)
     assert alike.with_look_alikes(1) == pytest.approx(alike.similarity(1), abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.06, 0.08, 0.12, 0.2])
+def test_few_impostor_pairs_among_genuine_ones_are_found(share):
+    """As in an album of one person and a few others, where the upper quantile of all pairs is of genuine ones."""
+    rng, number = np.random.default_rng(0), round(200_000 * share)
+    mean, spread = fit_low_quantiles(np.append(rng.normal(0.1, 0.06, number), rng.normal(0.7, 0.1, 200_000 - number)))
+    assert 0.1 < mean < 0.1 + 0.75 * 0.06
+    assert 0.06 < spread < 1.27 * 0.06

@@ -297,3 +297,9 @@ def test_small_synthetic_galleries_are_clustered():
         )
         table = Contingency.of(gallery.labels_true, UnsupervisedRule(num_trials=2)(gallery).labels)
         assert pairwise(table).f_score > 0.6
+
+
+def test_an_album_of_one_person_and_a_few_strangers():
+    labels = np.repeat(np.arange(16), [300] + [1] * 15)
+    found = UnsupervisedRule()(gallery_of(faces(np.random.default_rng(0), labels, 128), 80)).labels
+    assert same_clusters(found, labels)
