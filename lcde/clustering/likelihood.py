@@ -53,14 +53,14 @@ class TwoCovariance:
             None without clusters of two or more different faces, or where faces of one cluster are no more alike than
             clusters are.
         """
-        within = within_cluster_covariance(features, labels)
+        sizes, centroids = centroids_of(features, labels)
+        within = within_cluster_covariance(features, labels, sizes, centroids)
         if within is None:
             return None
         unit = np.eye(len(within))
         within = NOISE * ((1 - WITHIN_SHARE) * within + WITHIN_SHARE * np.trace(within) / len(within) * unit)
         values, vectors = np.linalg.eigh(within)
         whitening = vectors / np.sqrt(values)
-        sizes, centroids = centroids_of(features, labels)
         sizes, centroids = sizes[sizes > 0], centroids[sizes > 0]
         mean = centroids.mean(axis=0)
         centroids -= mean

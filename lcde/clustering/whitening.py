@@ -99,7 +99,7 @@ def within_cluster_whitening(features: np.ndarray, labels: np.ndarray) -> np.nda
     Interspeech 2006.
     """
     unit = np.eye(features.shape[1], dtype=np.float32)
-    covariance = within_cluster_covariance(features, labels)
+    covariance = within_cluster_covariance(features, labels, *centroids_of(features, labels))
     if covariance is None:  # every face is alone, as before the first clusters
         return unit
     scale = np.trace(covariance) / len(covariance)
@@ -107,7 +107,9 @@ def within_cluster_whitening(features: np.ndarray, labels: np.ndarray) -> np.nda
     return vectors / np.sqrt(values) @ vectors.T
 
 
-def within_cluster_covariance(features: Features, labels: np.ndarray) -> np.ndarray | None:
+def within_cluster_covariance(
+    features: Features, labels: np.ndarray, sizes: np.ndarray, centroids: np.ndarray
+) -> np.ndarray | None:
     """Covariance (D, D) float32 of the faces of a cluster, or None without clusters of two or more different faces.
 
     It is the mean of the clusters' covariances, in which a cluster of n faces weighs as the square root of n.
@@ -117,8 +119,9 @@ def within_cluster_covariance(features: Features, labels: np.ndarray) -> np.ndar
     features : (N, D) float32
     labels : (N,) int64
         Clusters from 0, -1 for noise, which does not count.
+    sizes, centroids : (C + 1,), (C + 1, D) float32
+        As of `centroids_of`.
     """
-    sizes, centroids = centroids_of(features, labels)
     many = sizes > 1
     weights = np.where(many, np.sqrt(sizes) / np.maximum(sizes - 1, 1), 0)
     if not many.any():

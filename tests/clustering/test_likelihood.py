@@ -4,7 +4,7 @@ from scipy.stats import multivariate_normal
 
 from lcde.clustering.centroids import Merging
 from lcde.clustering.likelihood import BETWEEN_SHARE, NOISE, WITHIN_SHARE, TwoCovariance
-from lcde.clustering.whitening import within_cluster_covariance
+from lcde.clustering.whitening import centroids_of, within_cluster_covariance
 from lcde.data.gallery import KNNGraph
 from lcde.data.knn import build_knn
 
@@ -57,7 +57,9 @@ def test_covariances_are_those_of_faces_and_of_identities():
     features, labels = draw([30] * 3000)
     model = TwoCovariance.of(features, labels)
     drawn = np.diag(SPREADS.astype(np.float64) ** 2)
-    assert within_cluster_covariance(features, labels) == pytest.approx(drawn, abs=0.03)
+    assert within_cluster_covariance(features, labels, *centroids_of(features, labels)) == pytest.approx(
+        drawn, abs=0.03
+    )
     unit = np.eye(DIM)
     within = NOISE * ((1 - WITHIN_SHARE) * drawn + WITHIN_SHARE * np.trace(drawn) / DIM * unit)
     assert model.matrix.T @ within @ model.matrix == pytest.approx(unit, abs=0.05)
@@ -69,7 +71,9 @@ def test_covariances_are_those_of_faces_and_of_identities():
 
 def test_the_covariance_of_small_clusters_has_no_bias():
     features, labels = draw([2] * 20_000)
-    assert within_cluster_covariance(features, labels) == pytest.approx(np.diag(SPREADS**2), abs=0.06)
+    assert within_cluster_covariance(features, labels, *centroids_of(features, labels)) == pytest.approx(
+        np.diag(SPREADS**2), abs=0.06
+    )
 
 
 def test_there_is_no_model_without_photographs_that_differ_less_than_people():
