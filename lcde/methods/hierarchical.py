@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcde.clustering.centroids import Merging
+from lcde.clustering.merging import Merging
 from lcde.data.gallery import Gallery, KNNGraph
 from lcde.methods.classical import ThresholdRule
 

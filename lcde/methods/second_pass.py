@@ -7,10 +7,10 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from lcde.clustering.assignment import assign_faces
-from lcde.clustering.centroids import Merging
 from lcde.clustering.communities import communities, communities_of_graph
 from lcde.clustering.edges import edges_above
 from lcde.clustering.likelihood import TwoCovariance
+from lcde.clustering.merging import Merging
 from lcde.clustering.whitening import Whitened
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 from lcde.settings import Within, check_settings

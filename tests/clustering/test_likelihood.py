@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from lcde.clustering.centroids import Merging
 from lcde.clustering.likelihood import BETWEEN_SHARE, NOISE, WITHIN_SHARE, TwoCovariance
+from lcde.clustering.merging import Merging
 from lcde.clustering.whitening import centroids_of, within_cluster_covariance
 from lcde.data.gallery import KNNGraph
 from lcde.data.knn import build_knn

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 import lcde.clustering.whitening
 from lcde.clustering.assignment import assign_faces
-from lcde.clustering.centroids import Merging
 from lcde.clustering.communities import communities
 from lcde.clustering.components import connected_labels
 from lcde.clustering.edges import official_similarity_threshold
 from lcde.clustering.impostors import Impostors
+from lcde.clustering.merging import Merging
 from lcde.clustering.whitening import within_cluster_whitening
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery, KNNGraph

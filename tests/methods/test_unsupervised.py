@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from benchmarks.ablation import load_module
-from lcde.clustering.centroids import Merging
 from lcde.clustering.communities import communities
 from lcde.clustering.density import density, symmetrise
 from lcde.clustering.impostors import Impostors
 from lcde.clustering.likelihood import TwoCovariance
+from lcde.clustering.merging import Merging
 from lcde.clustering.transformed import Transformed
 from lcde.clustering.whitening import Whitened, common_offset, transformed, within_cluster_whitening
 from lcde.configuration import build, compose_config

@@ -64,10 +64,10 @@ class Merging:
         self._merge(lambda sums, sizes: sizes, _products, threshold)
 
     def by_likelihood(self, model: TwoCovariance, expected_merges: float) -> None:
-        """Merge by the log-likelihood ratio of one identity and two.
+        """Merge by the log-likelihood ratio of one identity and two, after which no other linkage may follow.
 
-        It must exceed the prior odds of two: the number of pairs of clusters over ``expected_merges``, of which one
-        identity is expected. No merge by another linkage may follow.
+        The ratio must exceed the prior odds of two identities: the number of pairs of clusters over that of the pairs
+        which are expected to be of one, ``expected_merges``.
         """
         for rows in row_blocks(len(self._sums)):
             self._sums[rows] = model.moved(self._sums[rows], self._sizes[rows])
@@ -84,6 +84,11 @@ class Merging:
         similarity_of: Callable[[Clusters, Clusters], np.ndarray],
         threshold: Callable[[int], float],
     ) -> None:
+        """Merge by a linkage.
+
+        ``value_of`` computes from sums and sizes what the linkage needs of each cluster, ``similarity_of`` compares
+        pairs of clusters, and ``threshold`` tells above which similarity they merge while so many clusters are left.
+        """
         sums, sizes, pairs = self._sums, self._sizes, self._pairs
         value = value_of(sums, sizes)
         left = len(np.unique(self._merged))

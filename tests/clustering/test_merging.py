@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from lcde.clustering.centroids import Merging, pairs_of_clusters
+from lcde.clustering.merging import Merging, pairs_of_clusters
 from lcde.data.formats import normalise
 from lcde.data.gallery import KNNGraph
 from lcde.data.knn import build_knn
