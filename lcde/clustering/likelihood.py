@@ -10,7 +10,8 @@ from lcde.data.gallery import row_blocks
 
 NOISE = 1.5  # times the covariance within clusters, which hold similar faces only
 WITHIN_SHARE = 0.3  # of the unit matrix in the covariance within clusters
-BETWEEN_SHARE = 0.85  # of the unit matrix in that between them, of which clusters tell less than they have faces
+BETWEEN_SHARE = 0.9  # of the unit matrix in that between them, of which clusters tell less than of the former
+FLAT = 1e-5  # of the largest variance: directions of less are left out, as no faces differ along them
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class TwoCovariance:
     ----------
     mean : (D,) float32
         Of the identities.
-    matrix : (D, D) float32
+    matrix : (D, R) float32
         By which centred features are multiplied: the covariance of the faces of an identity is then the unit matrix,
-        that of the identities diagonal.
-    variances : (D,) float64
+        that of the identities diagonal. R is D less the directions along which no faces differ.
+    variances : (R,) float64
         Of the identities.
 
     References
@@ -57,24 +58,27 @@ class TwoCovariance:
         within = within_cluster_covariance(features, labels, sizes, centroids)
         if within is None:
             return None
+        sizes, centroids = sizes[sizes > 0], centroids[sizes > 0]
+        mean = centroids.mean(axis=0)
+        centroids -= mean
+        between = centroids.T @ centroids / max(1, len(centroids) - 1)
+        spread, axes = np.linalg.eigh((within + between).astype(np.float64))
+        basis = axes[:, spread > FLAT * spread[-1]]
+        within, between = (basis.T @ covariance @ basis for covariance in (within, between))
         unit = np.eye(len(within))
         within = NOISE * ((1 - WITHIN_SHARE) * within + WITHIN_SHARE * np.trace(within) / len(within) * unit)
         values, vectors = np.linalg.eigh(within)
         whitening = vectors / np.sqrt(values)
-        sizes, centroids = sizes[sizes > 0], centroids[sizes > 0]
-        mean = centroids.mean(axis=0)
-        centroids -= mean
-        between = whitening.T @ (centroids.T @ centroids / max(1, len(centroids) - 1)) @ whitening
-        between -= np.mean(1 / sizes) * unit  # of each centroid around the mean of its identity
+        between = whitening.T @ between @ whitening - np.mean(1 / sizes) * unit  # of centroids around their identities
         typical = np.trace(between) / len(between)
         if not typical > 0:
             return None
         variances, axes = np.linalg.eigh(between)
         variances = (1 - BETWEEN_SHARE) * np.maximum(variances, 0) + BETWEEN_SHARE * typical
-        return cls(mean, (whitening @ axes).astype(np.float32), variances)
+        return cls(mean, (basis @ whitening @ axes).astype(np.float32), variances)
 
     def moved(self, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Sums (C, D) of the transformed faces of clusters, from ``sums`` (C, D) of faces and ``sizes`` (C,)."""
+        """Sums (C, R) of the transformed faces of clusters, from ``sums`` (C, D) of faces and ``sizes`` (C,)."""
         return (sums - sizes[:, None].astype(np.float32) * self.mean) @ self.matrix
 
     def evidence(self, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:

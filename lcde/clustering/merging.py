@@ -69,8 +69,10 @@ class Merging:
         The ratio must exceed the prior odds of two identities: the number of pairs of clusters over that of the pairs
         which are expected to be of one, ``expected_merges``.
         """
+        width = len(model.variances)
         for rows in row_blocks(len(self._sums)):
-            self._sums[rows] = model.moved(self._sums[rows], self._sizes[rows])
+            self._sums[rows, :width] = model.moved(self._sums[rows], self._sizes[rows])
+        self._sums = self._sums[:, :width]
 
         def ratio(first: Clusters, second: Clusters) -> np.ndarray:
             together = model.evidence(first.sums + second.sums, first.sizes + second.sizes)

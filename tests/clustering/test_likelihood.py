@@ -86,6 +86,19 @@ def test_there_is_no_model_without_photographs_that_differ_less_than_people():
     assert TwoCovariance.of(features, np.full(len(features), -1)) is None
 
 
+def test_directions_without_variance_change_no_ratio():
+    """As those of embeddings with columns of zeros; rotated, so that no column is zero."""
+    features, labels = draw([4, 3, 5, 6, 2, 1, 1])
+    padded = np.concatenate([features, np.zeros((len(features), 20), dtype=np.float32)], axis=1)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((26, 26)))[0].astype(np.float32)
+    found = []
+    for given in (features, padded, padded @ rotation):
+        model, (sums, sizes) = TwoCovariance.of(given, labels), sums_of(given, labels)
+        found.append(model.evidence(model.moved(sums, sizes), sizes))
+    assert found[1] == pytest.approx(found[0], abs=1e-3)
+    assert found[2] == pytest.approx(found[0], abs=1e-3)
+
+
 def test_noise_and_numbers_without_faces_change_no_model():
     features, labels = draw([4, 3, 5, 6])
     noisy, given = np.concatenate([features, features + 1]), np.concatenate([2 * labels, np.full(len(labels), -1)])
