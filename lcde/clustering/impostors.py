@@ -12,7 +12,8 @@ QUANTILES = 0.05, 0.25  # of the similarity of impostor pairs, below nearly all 
 UPPER_QUANTILES = 0.75, 0.9  # of pairs of different clusters: look-alikes make this side wider
 CONSISTENT = 0.85  # of the assumed share of impostor pairs; skewness leaves fewer than half of them below the mean
 MOST = 0.75  # of the assumed impostor pairs that may lie below their mean
-SMALLER = 0.7  # times the share where more do
+SMALLER = 0.7  # times the share where more do, again until at most `HALF` do
+HALF = 0.5
 ROUNDS = 20  # of the estimate of that share
 NEAREST = 3  # neighbours whose mean similarity is the limit
 HIGHEST = 0.999  # no threshold exceeds it: faces more similar than this are copies of one photograph
@@ -117,7 +118,7 @@ def fit_low_quantiles(pairs: np.ndarray) -> tuple[float, float]:
         mean, spread = normal_through(pairs, QUANTILES, share)
         below = np.searchsorted(pairs, np.float32(mean)) / len(pairs)  # of a float64 it would make a copy of all pairs
         if below > most * share:
-            share, most = share * SMALLER, 0.5
+            share, most = share * SMALLER, HALF
         else:
             share = min(share, 2 * below / CONSISTENT)
     return mean, spread

@@ -40,7 +40,7 @@ class TwoCovariance:
 
     @classmethod
     def of(cls, features: Features, labels: np.ndarray) -> "TwoCovariance | None":
-        """The model by clusters that are pure and may be incomplete.
+        """Estimate the model from clusters, each of faces of one identity, but perhaps not of all of them.
 
         Parameters
         ----------
@@ -51,8 +51,8 @@ class TwoCovariance:
         Returns
         -------
         TwoCovariance or None
-            None without clusters of two or more different faces, or where faces of one cluster are no more alike than
-            clusters are.
+            None without clusters of two or more different faces, or where the centroids of the clusters vary no more
+            than their faces explain.
         """
         sizes, centroids = centroids_of(features, labels)
         within = within_cluster_covariance(features, labels, sizes, centroids)

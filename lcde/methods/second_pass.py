@@ -140,12 +140,12 @@ class SecondPass:
         compared = whitened.impostors.similarity(COMPARED)
         merging = Merging(labels, whitened.features, whitened.graph, compared, num_known)
         merging.by_centroids(threshold)
-        if self.impostor_merges and not only_centroids:
+        if only_centroids:
+            return merging.labels
+        if self.impostor_merges:
             merging.by_average(partial(whitened.impostors.between_clusters, wrong=self.impostor_merges))
-        if self.expected_merges and not only_centroids:
-            model = TwoCovariance.of(whitened.features, merging.labels)
-            if model is not None:
-                merging.by_likelihood(model, self.expected_merges)
+        if self.expected_merges and (model := TwoCovariance.of(whitened.features, merging.labels)):
+            merging.by_likelihood(model, self.expected_merges)
         return merging.labels
 
     def _counted_edges(self, whitened: Whitened) -> tuple[np.ndarray, float]:

@@ -41,11 +41,10 @@ def test_the_evidence_is_that_of_normal_distributions():
         return total
 
     sums, sizes = sums_of(features, labels)
-    evidence = model.evidence(model.moved(sums, sizes), sizes)
+    sums = model.moved(sums, sizes)
+    evidence = model.evidence(sums, sizes)
     for first, second in [(0, 1), (2, 5), (5, 6), (3, 4)]:
-        together = model.evidence(
-            model.moved(sums, sizes)[[first]] + model.moved(sums, sizes)[[second]], sizes[[first]] + sizes[[second]]
-        )[0]
+        together = model.evidence(sums[[first]] + sums[[second]], sizes[[first]] + sizes[[second]])[0]
         ratio = together - evidence[first] - evidence[second]
         one, other = moved[labels == first], moved[labels == second]
         expected = density(np.concatenate([one, other])) - density(one) - density(other)

@@ -261,20 +261,22 @@ def test_wrong_settings_are_named(settings, message):
         UnsupervisedRule(**settings)
 
 
+def real_gallery(shared, name):
+    galleries = load_module(shared / "galleries" / "regimes.py").galleries()
+    features, labels = next((features, labels) for found, features, labels in galleries if found == name)
+    return gallery_of(features, 80, labels)
+
+
 @pytest.mark.slow
 def test_likelihood_merges_fragments_of_real_people(shared):
-    galleries = load_module(shared / "galleries" / "regimes.py").galleries()
-    features, labels = next((features, labels) for found, features, labels in galleries if found == "dlib128/all")
-    gallery = gallery_of(features, 80, labels)
+    gallery = real_gallery(shared, "dlib128/all")
     assert f_score(gallery, UnsupervisedRule()) > f_score(gallery, UnsupervisedRule(expected_merges=0)) + 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "gain"), [("facenet512/frames", 0.05), ("dlib128/few-each", 0.03)])
 def test_average_linkage_merges_fragments_of_real_people(name, gain, shared):
-    galleries = load_module(shared / "galleries" / "regimes.py").galleries()
-    features, labels = next((features, labels) for found, features, labels in galleries if found == name)
-    gallery = gallery_of(features, 80, labels)
+    gallery = real_gallery(shared, name)
     assert f_score(gallery, UnsupervisedRule()) > f_score(gallery, UnsupervisedRule(impostor_merges=0)) + gain
 
 
