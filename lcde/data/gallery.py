@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from lcde.errors import InputError
 
@@ -22,7 +23,10 @@ def row_blocks(end: int, start: int = 0, size: int | None = None) -> Iterator[sl
 
 
 def fill_in_threads(fill: Callable[[slice], None], blocks: Iterable[slice]) -> None:
-    """Call ``fill`` for each of ``blocks``, on all threads that PyTorch uses: NumPy and SciPy work side by side."""
+    """Call ``fill`` for each of ``blocks``, on all threads that PyTorch uses: NumPy and SciPy work side by side.
+
+    Matrix products take one thread each: otherwise every one of them would start a thread for each core.
+    """
     import torch  # for its number of threads
 
     left, lock, threads = iter(blocks), Lock(), torch.get_num_threads()
@@ -35,7 +39,8 @@ def fill_in_threads(fill: Callable[[slice], None], blocks: Iterable[slice]) -> N
                 return
             fill(block)
 
-    with ThreadPoolExecutor(threads) as pool:  # not a task for each block, of which there may be millions
+    # Not a task for each block, of which there may be millions.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         list(pool.map(take_turns, range(threads)))
 
 
