@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
-from lcde.clustering.transformed import Features
+from lcde.clustering.transformed import Features, num_dimensions
 
 SAMPLE = 2_000  # faces compared with as many others
 QUANTILES = 0.05, 0.25  # of the similarity of impostor pairs, below nearly all genuine pairs: they give mean and spread
@@ -52,13 +52,13 @@ class Impostors:
         Parameters
         ----------
         features : (N, D) float32
-            Unit length. A spread below 1/√D, that of random directions, is raised to it.
+            Unit length. A spread below 1/√D, that of random directions, is raised to it; columns of zeros do not count.
         labels : (N,) int64
             Clusters so far; every face may be alone. If there is one cluster only, pairs within it are taken.
         similarities : (N, K) float32
             Of the faces to their neighbours, the face itself in column 0.
         """
-        num_faces, dim = features.shape
+        num_faces, dim = features.shape[0], num_dimensions(features)
         faces = np.random.default_rng(0).permutation(num_faces)
         first, second = faces[:SAMPLE], faces[-SAMPLE:]
         pairs, different = features[first] @ features[second].T, labels[first][:, None] != labels[second]

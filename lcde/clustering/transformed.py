@@ -53,3 +53,13 @@ class Transformed:
 
 
 Features = np.ndarray | Transformed
+
+
+def num_dimensions(features: Features) -> int:
+    """Columns of ``features`` (N, D) that are not zero in all rows, at least 1: padding with zeros tells nothing."""
+    zero = np.ones(features.shape[1], dtype=bool)
+    for rows in row_blocks(features.shape[0]):
+        zero &= ~features[rows].any(axis=0)
+        if not zero.any():
+            break
+    return max(1, int(np.count_nonzero(~zero)))

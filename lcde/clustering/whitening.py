@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from lcde.clustering.impostors import Impostors
-from lcde.clustering.transformed import Features, Transformed
+from lcde.clustering.transformed import Features, Transformed, num_dimensions
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
 
 SHARE = 0.2  # of the within-cluster covariance; the rest is the unit matrix, for clusters hold similar faces only
@@ -102,7 +102,7 @@ def within_cluster_whitening(features: np.ndarray, labels: np.ndarray) -> np.nda
     covariance = within_cluster_covariance(features, labels, *centroids_of(features, labels))
     if covariance is None:  # every face is alone, as before the first clusters
         return unit
-    scale = np.trace(covariance) / len(covariance)
+    scale = np.trace(covariance) / num_dimensions(features)
     values, vectors = np.linalg.eigh(SHARE / scale * covariance + (1 - SHARE) * unit)
     return vectors / np.sqrt(values) @ vectors.T
 

@@ -57,6 +57,15 @@ def test_pairs_are_found_in_a_small_gallery_of_mostly_singletons():
     assert same_clusters(found, labels)
 
 
+@pytest.mark.parametrize("times", [2, 8])
+def test_columns_of_zeros_change_no_cluster(times, varied):
+    features = varied.features
+    padded = np.concatenate([features, np.zeros((len(features), (times - 1) * features.shape[1]), np.float32)], axis=1)
+    expected = UnsupervisedRule()(varied).labels
+    assert 80 < expected.max() < 200
+    assert np.array_equal(UnsupervisedRule()(Gallery("padded", padded, varied.graph)).labels, expected)
+
+
 @pytest.mark.parametrize("whitening", [True, False])
 def test_whitening_lets_variation_within_all_clusters_count_less(whitening, varied):
     rule = UnsupervisedRule(whitening=whitening, expected_merges=0)  # merges by likelihood whiten by themselves
