@@ -3,8 +3,8 @@
 Three benchmarks compare scores instead of times: ``python -m benchmarks ablation``, rules with and without each of
 their parts, ``python -m benchmarks galleries``, methods without labels on real galleries, and ``python -m benchmarks
 perturbed``, approximate and flawed kNN graphs. ``python -m benchmarks gpu`` measures what a GPU gives, all in one
-process. ``python -m benchmarks rehearsal`` writes a data set of MS1M's size. ``python -m benchmarks soak`` kills and
-resumes an hour of training.
+process. ``python -m benchmarks merge_trees`` trains the trees that merge few clusters. ``python -m benchmarks
+rehearsal`` writes a data set of MS1M's size. ``python -m benchmarks soak`` kills and resumes an hour of training.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from benchmarks import ROOT
 from benchmarks.measure import Case, Options, machine, measure_all, print_table, write_results
 
 BENCHMARKS = ("stages", "metrics", "knn", "networks", "pipeline", "training", "sweep", "busy")
-ALONE = ("ablation", "galleries", "gpu", "perturbed", "rehearsal", "soak")  # each has a command line of its own
+# Each of these has a command line of its own.
+ALONE = ("ablation", "galleries", "gpu", "merge_trees", "perturbed", "rehearsal", "soak")
 SMALLEST = 10_000  # the smallest size, a sixteenth of it, must still suffice to train FAISS's codes
 
 

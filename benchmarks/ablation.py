@@ -44,6 +44,7 @@ UNSUPERVISED = {
     "without edges below the strict threshold": ["clustering.false_edges=0"],
     "without average linkage": ["clustering.impostor_merges=0"],
     "without merges by likelihood": ["clustering.expected_merges=0"],
+    "without merge trees": ["clustering.merge_trees=null"],
     "without whitening and merging": ["clustering.whitening=false", "clustering.merging=false"],
 }
 HDBSCAN_SIZES = (2, 5)  # min_cluster_size

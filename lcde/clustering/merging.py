@@ -80,6 +80,29 @@ class Merging:
 
         self._merge(model.evidence, ratio, lambda left: np.log(max(left * (left - 1) / 2 / expected_merges, 1)))
 
+    @property
+    def num_clusters(self) -> int:
+        """Clusters that are left."""
+        return len(np.unique(self._merged))
+
+    def by_judgement(self, judge: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> None:
+        """Merge by log-odds of one identity, above 0.
+
+        ``judge`` gives those (P,) of pairs (P, 2) of clusters, by the sums (C, D) and sizes (C,) of all clusters.
+        """
+        into = np.arange(len(self._sums))
+        while len(self._pairs):
+            left = np.unique(self._merged)
+            pairs = np.searchsorted(left, self._pairs)
+            grown, gone = _best_of_both(self._pairs, judge(self._sums[left], self._sizes[left], pairs), 0)
+            if not len(grown):
+                break
+            into[gone] = grown
+            self._sums[grown] += self._sums[gone]
+            self._sizes[grown] += self._sizes[gone]
+            self._merged = into[self._merged]
+            self._pairs, _ = self._mergeable(into[self._pairs])
+
     def _merge(
         self,
         value_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
@@ -99,13 +122,9 @@ class Merging:
             for rows in (stale[block] for block in row_blocks(len(stale))):
                 first, second = (Clusters(sums[ends], sizes[ends], value[ends]) for ends in pairs[rows].T)
                 similarity[rows] = similarity_of(first, second)
-            close = np.flatnonzero(similarity > threshold(left))
-            if not len(close):
+            grown, gone = _best_of_both(pairs, similarity, threshold(left))
+            if not len(grown):
                 break
-            close = pairs[close[np.argsort(similarity[close], kind="stable")]]
-            best, place = np.empty(len(sums), dtype=np.int64), np.arange(len(close))
-            best[close] = place[:, None]  # in ascending order, so that the best partner of each is written last
-            grown, gone = close[(best[close] == place[:, None]).all(axis=1)].T
             into[gone], left = grown, left - len(gone)
             sums[grown] += sums[gone]
             sizes[grown] += sizes[gone]
@@ -120,6 +139,15 @@ class Merging:
         pairs, position = distinct_pairs(pairs)
         kept = pairs[:, 1] >= self._first_new
         return pairs[kept], position[kept]
+
+
+def _best_of_both(pairs: np.ndarray, similarity: np.ndarray, threshold: float) -> np.ndarray:
+    """The ``pairs`` (P, 2) above ``threshold`` that are the most similar ones of both ends, (2, m)."""
+    close = np.flatnonzero(similarity > threshold)
+    close = pairs[close[np.argsort(similarity[close], kind="stable")]]
+    best, place = np.empty(pairs.max(initial=-1) + 1, dtype=np.int64), np.arange(len(close))
+    best[close] = place[:, None]  # in ascending order, so that the best partner of each is written last
+    return close[(best[close] == place[:, None]).all(axis=1)].T
 
 
 def _products(first: Clusters, second: Clusters) -> np.ndarray:

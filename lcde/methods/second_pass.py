@@ -10,6 +10,7 @@ from lcde.clustering.assignment import assign_faces
 from lcde.clustering.communities import communities, communities_of_graph
 from lcde.clustering.edges import edges_above
 from lcde.clustering.likelihood import TwoCovariance
+from lcde.clustering.merge_trees import FEW_CLUSTERS, MergeTrees, describe_pairs
 from lcde.clustering.merging import Merging
 from lcde.clustering.whitening import Whitened
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
@@ -65,6 +66,9 @@ class SecondPass:
     expected_merges : float
         At last, clusters merge by likelihood (`TwoCovariance`): so many pairs of clusters are expected to be of one
         identity before anything is known of them.
+    merge_trees : str, optional
+        File of trees that were trained on other galleries (`MergeTrees`), "shipped" for those that come with lcde.
+        `FEW_CLUSTERS` or fewer merge by these, in place of average linkage and likelihood.
     num_trials : int
         Runs of the community detection, of which the one of the shortest codelength counts.
     seed : int
@@ -77,6 +81,7 @@ class SecondPass:
     false_edges: Annotated[float, Within(0)] = 0.1
     impostor_merges: Annotated[float, Within(0)] = 0.1
     expected_merges: Annotated[float, Within(0)] = 1.0
+    merge_trees: str | None = "shipped"
     num_trials: Annotated[int, Within(1)] = 3
     seed: Annotated[int, Within(0)] = 0
     centring: bool = True
@@ -134,13 +139,19 @@ class SecondPass:
     def merge(
         self, labels: np.ndarray, whitened: Whitened, threshold: float, num_known: int = 0, only_centroids: bool = False
     ) -> np.ndarray:
-        """``labels`` (N,) after merges by centroids above ``threshold``, then by average linkage and by likelihood."""
+        """``labels`` (N,) after merges by centroids above ``threshold``, then by trees or by linkage and likelihood."""
         if not self.merging:
             return labels
         compared = whitened.impostors.similarity(COMPARED)
         merging = Merging(labels, whitened.features, whitened.graph, compared, num_known)
         merging.by_centroids(threshold)
         if only_centroids:
+            return merging.labels
+        if self.merge_trees and merging.num_clusters <= FEW_CLUSTERS:
+            trees = MergeTrees.read(self.merge_trees)
+            model = TwoCovariance.of(whitened.features, merging.labels)
+            describe = partial(describe_pairs, impostors=whitened.impostors, threshold=threshold, model=model)
+            merging.by_judgement(lambda *clusters: trees.log_odds(describe(*clusters)))
             return merging.labels
         if self.impostor_merges:
             merging.by_average(partial(whitened.impostors.between_clusters, wrong=self.impostor_merges))
