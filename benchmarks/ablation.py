@@ -308,8 +308,9 @@ Quality is the mean of pairwise and BCubed F, or BCubed F alone where no two fac
 best quality that is known of a gallery, that of Infomap with the threshold that suits the gallery best, minus the
 quality of the method. Regimes: all photographs; one to four of each person; a long tail; ten people with at most ten
 photographs each; five people with all their photographs among people with one each (family); two people; frames of
-videos; one photograph of each person (singles). Galleries of one person are scored apart. Edges asked are those that
-PCENet judges.
+videos; one photograph of each person (singles). Galleries of one person are scored apart. The merge trees that come
+with lcde have learnt from the same sources; figures of trees that have not are in docs/reference/merge_trees.md. Edges
+asked are those that PCENet judges.
 """
 
 

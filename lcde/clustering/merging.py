@@ -1,4 +1,4 @@
-"""Merging of clusters by centroids, by average linkage and by likelihood."""
+"""Merging of clusters by centroids, by average linkage, by likelihood and by a judge of pairs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -52,6 +52,11 @@ class Merging:
         """The clusters by now, (N,) int64 numbered from 0."""
         return np.append(np.unique(self._merged, return_inverse=True)[1], -1)[self._given]
 
+    @property
+    def num_clusters(self) -> int:
+        """Clusters that are left."""
+        return len(np.unique(self._merged))
+
     def by_centroids(self, threshold: float) -> None:
         """Merge by the similarity of centroids."""
         self._merge(lambda sums, sizes: np.linalg.norm(sums, axis=1), _products, lambda _: threshold)
@@ -79,11 +84,6 @@ class Merging:
             return together - first.value - second.value
 
         self._merge(model.evidence, ratio, lambda left: np.log(max(left * (left - 1) / 2 / expected_merges, 1)))
-
-    @property
-    def num_clusters(self) -> int:
-        """Clusters that are left."""
-        return len(np.unique(self._merged))
 
     def by_judgement(self, judge: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> None:
         """Merge by log-odds of one identity, above 0.

@@ -50,6 +50,28 @@ def test_clusters_that_no_edge_joins_stay_apart():
     assert merge(halves, features, 0.9, edge_similarity=0.6).tolist() == [0, 0, 1, 1]
 
 
+def test_pairs_merge_by_what_a_judge_says_of_the_clusters_that_are_left():
+    features = faces(np.zeros(8, dtype=np.int64), noise=0.2)
+    indices = (np.arange(8)[:, None] + np.arange(8)) % 8
+    seen = []
+
+    def judge(sums, sizes, pairs):
+        seen.append(sizes.tolist())
+        np.testing.assert_allclose(sums.sum(axis=0), features.sum(axis=0), rtol=1e-5)
+        return np.where(sizes[pairs].sum(axis=1) <= 4, 10.0 - pairs.sum(axis=1), -1.0)
+
+    def merged(num_known):
+        graph = KNNGraph(indices, np.ones((8, 8), dtype=np.float32))
+        merging = Merging(np.arange(8) // 2, features, graph, 0.5, num_known)
+        merging.by_judgement(judge)
+        assert merging.num_clusters == len(np.unique(merging.labels))
+        return merging.labels.tolist()
+
+    assert merged(0) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert seen == [[2, 2, 2, 2], [4, 2, 2], [4, 4]]
+    assert merged(6) == [0, 0, 1, 1, 2, 2, 0, 0]  # of the first three clusters, no two
+
+
 def test_known_clusters_keep_apart_and_their_numbers():
     features = faces(np.zeros(8, dtype=np.int64), noise=0.2)
     labels = np.array([1, 1, 0, 0, 2, 2, 3, 3])
