@@ -10,7 +10,6 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,11 +114,11 @@ def embedder_of(name: str) -> str:
 
 def learn_from(faces: Mapping[str, Faces], seed: int) -> list[tuple[str, list[Pairs]]]:
     """Embedder and examples of all galleries that the trees learn from."""
-    count = RANDOM_GALLERIES + ALONE + sum(SUBSETS + RESAMPLED for _ in faces)
-    with get_context("fork").Pool() as pool, counter("galleries", count) as advance:
-        examples = []
-        for each in pool.imap(examples_of, galleries(faces, seed), chunksize=4):
-            examples.append(each)
+    count = RANDOM_GALLERIES + ALONE + (SUBSETS + RESAMPLED) * len(faces)
+    examples = []
+    with counter("galleries", count) as advance:
+        for gallery in galleries(faces, seed):
+            examples.append(examples_of(gallery))
             advance(1)
     return [each for each in examples if each[1]]
 
