@@ -287,7 +287,8 @@ def test_likelihood_merges_fragments_of_real_people(shared):
 @pytest.mark.parametrize(("name", "gain"), [("facenet512/frames", 0.05), ("dlib128/few-each", 0.03)])
 def test_average_linkage_merges_fragments_of_real_people(name, gain, shared):
     gallery = real_gallery(shared, name)
-    assert f_score(gallery, UnsupervisedRule()) > f_score(gallery, UnsupervisedRule(impostor_merges=0)) + gain
+    with_linkage, without = (UnsupervisedRule(impostor_merges=wrong, merge_trees=None) for wrong in (0.1, 0))
+    assert f_score(gallery, with_linkage) > f_score(gallery, without) + gain
 
 
 @pytest.mark.slow
