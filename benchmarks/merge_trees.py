@@ -87,6 +87,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--to", type=Path, default=SHIPPED, help="file of the trees (%(default)s)")
     options = parser.parse_args(arguments)
 
+    module = load_module(options.galleries) if options.leave_out else None  # before the training: it may be missing
     faces = {name: read_faces(options.data, name) for name in options.real}
     examples = learn_from(faces, options.seed)
     console = Console()
@@ -94,8 +95,8 @@ def main(arguments: Sequence[str]) -> None:
     console.print(", ".join(f"{embedder}: {number} galleries" for embedder, number in sorted(count.items())))
     fit(examples, options.seed).write(options.to)
     console.print(f"trees: {options.to}")
-    if options.leave_out:
-        leave_out(examples, load_module(options.galleries), options.seed).print()
+    if module:
+        leave_out(examples, module, options.seed).print()
 
 
 def read_faces(data: Path, name: str) -> Faces:
@@ -108,8 +109,7 @@ def read_faces(data: Path, name: str) -> Faces:
 
 def embedder_of(name: str) -> str:
     """What the name of a data set, part or gallery begins with: "dlib" of "galleries/dlib128-116x15/part1_test"."""
-    folder = name.split("/")[-2] if name.startswith(("galleries/", "extra/")) else name
-    return re.match("[a-z]+", folder)[0]
+    return re.match("[a-z]+", Path(name).parent.name)[0]
 
 
 def learn_from(faces: Mapping[str, Faces], seed: int) -> list[tuple[str, list[Pairs]]]:

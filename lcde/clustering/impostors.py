@@ -85,7 +85,11 @@ class Impostors:
         """
         if num_clusters < FEWEST or not wrong:
             return np.inf
-        return self.similarity(wrong * self.num_faces / (num_clusters * (num_clusters - 1) / 2))
+        return self.of_pairs(num_clusters * (num_clusters - 1) / 2, wrong)
+
+    def of_pairs(self, num_pairs: float, wrong: float) -> float:
+        """Similarity that ``wrong`` of ``num_pairs`` pairs, of different identities each, are expected to reach."""
+        return self.similarity(wrong * self.num_faces / num_pairs)
 
     def similarity(self, per_face: float) -> float:
         """Similarity that ``per_face`` of a face's N impostors are expected to reach.

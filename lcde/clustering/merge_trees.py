@@ -4,6 +4,7 @@ Few clusters do not tell how similar impostors are: other galleries do. Shape le
 P pairs of clusters, T trees.
 """
 
+import zipfile
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from scipy.special import log_ndtr
 from lcde.clustering.impostors import Impostors
 from lcde.clustering.likelihood import TwoCovariance
 from lcde.errors import InputError
-from lcde.files import write_atomically
+from lcde.files import read_array, readable, write_atomically
 
 SHIPPED = Path(__file__).with_name("merge_trees.npz")
 FEW_CLUSTERS = 50  # as many, or fewer, merge by trees
@@ -85,12 +86,9 @@ class MergeTrees:
         InputError
             On a file that is missing or holds something else.
         """
-        try:
-            with np.load(SHIPPED if path == "shipped" else path, allow_pickle=False) as stored:
-                trees = cls(*(stored[each.name] for each in fields(cls)))
-        except (OSError, ValueError, KeyError) as error:
-            what = f"{path} is no file of merge trees ({error})"
-            raise InputError(f"{what}; name one, or take clustering.merge_trees=shipped.") from error
+        file = SHIPPED if path == "shipped" else Path(path)
+        with readable(file, "merge trees"), zipfile.ZipFile(file) as archive:
+            trees = cls(*(read_array(archive, each.name) for each in fields(cls)))
         if trees.column.max() >= len(COLUMNS):
             raise InputError(f"{path} holds trees of another version of lcde; train them again.")
         return trees
@@ -143,7 +141,7 @@ def describe_pairs(
     within = _within(squares, sizes, impostors.mean)
     within_both, within_lower = (within[first] + within[second]) / 2, np.minimum(within[first], within[second])
     num_pairs = max(count * (count - 1) / 2, 1)
-    linkage = impostors.similarity(WRONG * impostors.num_faces / num_pairs)
+    linkage = impostors.of_pairs(num_pairs, WRONG)
     gaps, rank = _beside_others(similarity, pairs, count, impostors.mean)
     own = _own_scale(sums / sizes[:, None].astype(np.float32), impostors)
     own_z = np.stack([(similarity - own[0][ends]) / own[1][ends] for ends in (first, second)])
