@@ -90,6 +90,11 @@ class SecondPass:
 
     def __post_init__(self) -> None:
         check_settings(self, "clustering.second_pass.")
+        self.read_trees()  # not every gallery needs them, but a wrong file is reported at the start
+
+    def read_trees(self) -> MergeTrees | None:
+        """The trees that merge few clusters, if any."""
+        return MergeTrees.read(self.merge_trees) if self.merge_trees else None
 
     def find(
         self,
@@ -147,8 +152,7 @@ class SecondPass:
         merging.by_centroids(threshold)
         if only_centroids:
             return merging.labels
-        if self.merge_trees and merging.num_clusters <= FEW_CLUSTERS:
-            trees = MergeTrees.read(self.merge_trees)
+        if merging.num_clusters <= FEW_CLUSTERS and (trees := self.read_trees()):
             model = TwoCovariance.of(whitened.features, merging.labels)
             describe = partial(describe_pairs, impostors=whitened.impostors, threshold=threshold, model=model)
             merging.by_judgement(lambda *clusters: trees.log_odds(describe(*clusters)))

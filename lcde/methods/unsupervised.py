@@ -21,6 +21,10 @@ class UnsupervisedRule(Rule, SecondPass):
 
     has_density = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.read_trees()
+
     def __call__(self, gallery: Gallery, scores: Scores | None = None) -> Clustering:
         """Cluster ``gallery``.
 

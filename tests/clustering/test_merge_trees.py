@@ -136,7 +136,7 @@ def test_trained_trees_are_written_and_used(few, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"text", {"column": np.zeros(3)}])
-def test_a_file_of_something_else_is_named(content, tmp_path):
+def test_a_file_of_something_else_is_named_before_anything_is_clustered(content, tmp_path):
     file = tmp_path / "trees.npz"
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -144,4 +144,4 @@ def test_a_file_of_something_else_is_named(content, tmp_path):
         np.savez(file, **content)
     reason = r"trees\.npz cannot be read as merge trees: " if content else r"trees\.npz does not exist"
     with pytest.raises(InputError, match=reason):
-        MergeTrees.read(str(file))
+        UnsupervisedRule(merge_trees=str(file))
