@@ -1,4 +1,4 @@
-"""Train the trees that merge the clusters of galleries of few clusters: ``python -m benchmarks merge_trees``.
+"""Train the trees that merge the clusters of galleries of up to 500 clusters: ``python -m benchmarks merge_trees``.
 
 They learn from random galleries and from labelled ones of ``--real``: random people of these, with other numbers of
 photographs, and galleries that are resampled from them. ``--leave-out`` trains trees without each embedder in turn and
@@ -21,7 +21,15 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from benchmarks import ROOT
 from benchmarks.ablation import ResultTable, build_rule, load_module, read_galleries
 from lcde.clustering.likelihood import TwoCovariance
-from lcde.clustering.merge_trees import COLUMNS, SHIPPED, MergeTrees, describe_pairs
+from lcde.clustering.merge_trees import (
+    COLUMNS,
+    MANY_CLUSTERS,
+    SHIPPED,
+    MergeTrees,
+    Part,
+    describe_pairs,
+    write_trees,
+)
 from lcde.clustering.merging import Merging
 from lcde.clustering.whitening import Whitened
 from lcde.configuration import build, compose_config
@@ -43,13 +51,32 @@ RANDOM = "random"  # the embedder of random galleries
 SUBSETS, RESAMPLED = 120, 60  # galleries of each real one
 RANDOM_GALLERIES, ALONE = 600, 500  # random ones, and those of random directions without two of one person
 SMALLEST, LARGEST = 8, 3_500  # faces
-MOST_CLUSTERS = 100  # of a gallery that trees learn from
 MERGED = 3  # states of each gallery that are reached by random merges
 BALANCE = 0.7  # an embedder of n galleries weighs as n to the power of 1 less this
 FORESTS, SHARE = 4, 0.5  # trained on this share of the galleries each, and averaged
 SETTINGS = {"max_iter": 100, "learning_rate": 0.12, "max_leaf_nodes": 15, "min_samples_leaf": 200}
 SETTINGS |= {"l2_regularization": 1.0, "max_features": 0.5, "early_stopping": False}
 
+
+class Mix(NamedTuple):
+    """Galleries that the trees of one part learn from.
+
+    Attributes
+    ----------
+    many_people : float
+        Share of those of 40 to 450 people among the random people of real galleries; the others have 2 to 100.
+    most_clusters : int
+        Galleries of more are left out.
+    most_pairs : int
+        Of a gallery at one time: where there are more, the more similar half of so many, and some of all others.
+    """
+
+    many_people: float
+    most_clusters: int
+    most_pairs: int
+
+
+MIXES: dict[Part, Mix] = {"few": Mix(0, 100, 5_000), "many": Mix(0.4, MANY_CLUSTERS, 1_000)}
 Faces = tuple[np.ndarray, np.ndarray]  # features (N, D) and identities (N,)
 
 
@@ -89,11 +116,13 @@ def main(arguments: Sequence[str]) -> None:
 
     module = load_module(options.galleries) if options.leave_out else None  # before the training: it may be missing
     faces = {name: read_faces(options.data, name) for name in options.real}
-    examples = learn_from(faces, options.seed)
-    console = Console()
-    count = Counter(embedder for embedder, _ in examples)
-    console.print(", ".join(f"{embedder}: {number} galleries" for embedder, number in sorted(count.items())))
-    fit(examples, options.seed).write(options.to)
+    console, examples = Console(), {}
+    for part, mix in MIXES.items():
+        examples[part] = learn_from(faces, mix, options.seed)
+        count = Counter(embedder for embedder, _ in examples[part])
+        numbers = ", ".join(f"{embedder} {number}" for embedder, number in sorted(count.items()))
+        console.print(f"galleries for {part} clusters: {numbers}")
+    write_trees(options.to, {part: fit(learnt, options.seed) for part, learnt in examples.items()})
     console.print(f"trees: {options.to}")
     if module:
         leave_out(examples, module, options.seed).print()
@@ -112,18 +141,18 @@ def embedder_of(name: str) -> str:
     return re.match("[a-z]+", Path(name).parent.name)[0]
 
 
-def learn_from(faces: Mapping[str, Faces], seed: int) -> list[tuple[str, list[Pairs]]]:
+def learn_from(faces: Mapping[str, Faces], mix: Mix, seed: int) -> list[tuple[str, list[Pairs]]]:
     """Embedder and examples of all galleries that the trees learn from."""
     count = RANDOM_GALLERIES + ALONE + (SUBSETS + RESAMPLED) * len(faces)
     examples = []
     with counter("galleries", count) as advance:
-        for gallery in galleries(faces, seed):
-            examples.append(examples_of(gallery))
+        for gallery in galleries(faces, mix, seed):
+            examples.append(examples_of(gallery, mix))
             advance(1)
     return [each for each in examples if each[1]]
 
 
-def galleries(faces: Mapping[str, Faces], seed: int) -> Iterator[tuple[str, Faces, int]]:
+def galleries(faces: Mapping[str, Faces], mix: Mix, seed: int) -> Iterator[tuple[str, Faces, int]]:
     """Embedder, faces, and the number of each gallery, with a seed of its own."""
     drawn = build(compose_config("train", ["experiment=universal"]).dataset)
     number = 0
@@ -131,7 +160,8 @@ def galleries(faces: Mapping[str, Faces], seed: int) -> Iterator[tuple[str, Face
         resampled = ResampledGalleries([source], seed)
         for draw in range(SUBSETS + RESAMPLED):
             rng = np.random.default_rng([seed, number])
-            yield embedder_of(name), some_people(*source, rng) if draw < SUBSETS else resampled.draw(draw), number
+            drawn_faces = some_people(*source, mix, rng) if draw < SUBSETS else resampled.draw(draw)
+            yield embedder_of(name), drawn_faces, number
             number += 1
     for draw in range(RANDOM_GALLERIES):
         yield RANDOM, drawn.draw(10**6 * (1 + seed) + draw), number + draw
@@ -139,10 +169,11 @@ def galleries(faces: Mapping[str, Faces], seed: int) -> Iterator[tuple[str, Face
         yield RANDOM, all_different(np.random.default_rng([2, seed, draw])), number + RANDOM_GALLERIES + draw
 
 
-def some_people(features: np.ndarray, identities: np.ndarray, rng: np.random.Generator) -> Faces:
-    """Two to forty people, half of the time those of many photographs, in one of five regimes; or up to a hundred."""
+def some_people(features: np.ndarray, identities: np.ndarray, mix: Mix, rng: np.random.Generator) -> Faces:
+    """Random people, half of the time those of many photographs, in one of five regimes or with one photograph each."""
     there, alone = np.bincount(identities), rng.random() < 0.2
-    count = min(len(there), int(log_uniform(rng, (8, 101) if alone else (2, 41))))
+    many = mix.many_people and rng.random() < mix.many_people
+    count = min(len(there), int(log_uniform(rng, (40, 451) if many else (8, 101) if alone else (2, 41))))
     weight = there / there.sum() if rng.random() < 0.5 else np.full(len(there), 1 / len(there))
     regime, rows = rng.integers(5), []
     for place, person in enumerate(rng.choice(len(there), size=count, replace=False, p=weight)):
@@ -162,16 +193,16 @@ def all_different(rng: np.random.Generator) -> Faces:
     return normalise(features.astype(np.float32), "random directions"), np.arange(count)
 
 
-def examples_of(gallery: tuple[str, Faces, int]) -> tuple[str, list[Pairs]]:
+def examples_of(gallery: tuple[str, Faces, int], mix: Mix) -> tuple[str, list[Pairs]]:
     """Pairs of clusters at the start of merging, after random merges, and on the way of average linkage."""
     embedder, (features, identities), number = gallery
     rng, examples = np.random.default_rng([1, number]), []
     if not SMALLEST <= len(features) <= LARGEST or not identities.max():
         return embedder, []
-    rule = Start()
+    rule = Start(merge_trees=None)
     rule(Gallery(embedder, features, build_knn(features, min(K, len(features))), identities))
     labels, whitened, threshold = rule.found
-    if not 1 <= labels.max() < MOST_CLUSTERS:
+    if not 1 <= labels.max() < mix.most_clusters:
         return embedder, []
     model, compared = TwoCovariance.of(whitened.features, labels), whitened.impostors.similarity(COMPARED)
     above = list(COLUMNS).index("above average linkage")
@@ -188,7 +219,9 @@ def examples_of(gallery: tuple[str, Faces, int]) -> tuple[str, list[Pairs]]:
                 of_cluster = majority(merging.labels, identities)
                 same = of_cluster[pairs[:, 0]] == of_cluster[pairs[:, 1]]
                 weight = 1 + np.log(sizes[pairs].min(axis=1))
-                examples.append(Pairs(described, same, weight / weight.sum() ** 0.5))
+                weight /= weight.sum() ** 0.5
+                rows, times = thinned(described[:, above], mix.most_pairs, rng)
+                examples.append(Pairs(described[rows], same[rows], weight[rows] * times))
                 return np.full(len(pairs), -1.0)
             left -= 1
             return odds
@@ -200,6 +233,16 @@ def examples_of(gallery: tuple[str, Faces, int]) -> tuple[str, list[Pairs]]:
         observe(partly_merged(labels, identities, rng), 0, 0)
     observe(labels, int(rng.integers(1, 10)), rng.uniform(-1.5, 1.5))
     return embedder, examples
+
+
+def thinned(similarity: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (m,) of at most ``most`` pairs of the given similarity (P,), and how many pairs each of them stands for."""
+    if len(similarity) <= most:
+        return np.arange(len(similarity)), np.ones(len(similarity))
+    nearest, others = np.split(np.argsort(-similarity, kind="stable"), [most // 2])
+    chosen = rng.choice(others, size=most - len(nearest), replace=False)
+    times = np.repeat([1, len(others) / len(chosen)], [len(nearest), len(chosen)])
+    return np.concatenate([nearest, chosen]), times
 
 
 def fit(examples: Sequence[tuple[str, list[Pairs]]], seed: int) -> MergeTrees:
@@ -229,12 +272,12 @@ def as_arrays(forests: Sequence[HistGradientBoostingClassifier]) -> MergeTrees:
     nodes = [predictor.nodes for forest in forests for (predictor,) in forest._predictors]
     width = max(map(len, nodes))
 
-    def padded(values: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-        rows = [np.pad(each, (0, width - len(each))) for each in values]
+    def padded(values: Sequence[np.ndarray], dtype: type, value: int = 0) -> np.ndarray:
+        rows = [np.pad(each, (0, width - len(each)), constant_values=value) for each in values]
         return np.stack(rows).astype(dtype)
 
     return MergeTrees(
-        column=padded([np.where(each["is_leaf"], -1, each["feature_idx"]) for each in nodes], np.int16),
+        column=padded([np.where(each["is_leaf"], -1, each["feature_idx"]) for each in nodes], np.int16, -1),
         threshold=padded([each["num_threshold"] for each in nodes], np.float64),
         left=padded([each["left"] for each in nodes], np.int16),
         right=padded([each["right"] for each in nodes], np.int16),
@@ -243,7 +286,7 @@ def as_arrays(forests: Sequence[HistGradientBoostingClassifier]) -> MergeTrees:
     )
 
 
-def leave_out(examples: Sequence[tuple[str, list[Pairs]]], module: object, seed: int) -> ResultTable:
+def leave_out(examples: Mapping[Part, Sequence[tuple[str, list[Pairs]]]], module: object, seed: int) -> ResultTable:
     """Regret on the galleries of each embedder, with and without trees that were trained on the others."""
     oracle, regrets = module.oracles(), {}
     with tempfile.TemporaryDirectory() as folder:
@@ -253,7 +296,8 @@ def leave_out(examples: Sequence[tuple[str, list[Pairs]]], module: object, seed:
             embedder = embedder_of(gallery.name)
             path = Path(folder) / f"{embedder}.npz"
             if not path.exists():
-                fit([each for each in examples if each[0] != embedder], seed).write(path)
+                others = {part: [each for each in some if each[0] != embedder] for part, some in examples.items()}
+                write_trees(path, {part: fit(learnt, seed) for part, learnt in others.items()})
             for name, trees in (("without trees", "null"), ("trees", path)):
                 rule = build_rule(["clustering=unsupervised", f"clustering.merge_trees={trees}"])
                 quality = module.quality(gallery.labels_true, rule(gallery).labels)

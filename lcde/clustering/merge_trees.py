@@ -1,13 +1,15 @@
-"""Whether two clusters of a gallery of few clusters are one identity, by trees that were trained on other galleries.
+"""Whether two clusters of a gallery are one identity, by trees that were trained on other galleries.
 
 Few clusters do not tell how similar impostors are: other galleries do. Shape letters: C clusters, D feature dimension,
 P pairs of clusters, T trees.
 """
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.special import log_ndtr
@@ -17,12 +19,17 @@ from lcde.clustering.likelihood import TwoCovariance
 from lcde.errors import InputError
 from lcde.files import read_array, readable, write_atomically
 
+Part = Literal["few", "many"]
 SHIPPED = Path(__file__).with_name("merge_trees.npz")
-FEW_CLUSTERS = 50  # as many, or fewer, merge by trees
+FEW_CLUSTERS = 50  # as many, or fewer, merge by the trees for few
+MANY_CLUSTERS = 500  # up to as many by those for many, if the merges are certain
+CERTAIN = 0.5  # mean log-odds, at the start, of the clusters that these join
 TYPICAL_FACES = 2  # weight, in faces, of the gallery's similarity within clusters beside a cluster's own
 LEAST_SPREAD = 0.25  # of the impostors of one cluster, relative to those of the gallery
 TO_MEDIAN = 0.6745  # standard deviations of a normal distribution from its first quartile to its median
 WRONG = 0.1  # pairs of impostors that average linkage lets merge
+MOST_LEAVES = 16  # of a tree
+LOWEST_BIT = np.array([0] + [(bits & -bits).bit_length() - 1 for bits in range(1, 1 << MOST_LEAVES)], dtype=np.uint8)
 LARGEST, LARGEST_LOG = 60, 25  # values, and logarithms of numbers of pairs, are clipped to these
 
 # What describes a pair, and whether the probability of one identity rises (1) or falls (-1) with it.
@@ -62,7 +69,8 @@ class MergeTrees:
     Attributes
     ----------
     column, threshold : (T, M) int16, float64
-        Nodes with a ``column`` of -1 are leaves; at the others, values of at most ``threshold`` go left.
+        Nodes with a ``column`` of -1 are leaves; at the others, values of at most ``threshold`` go left. A left subtree
+        follows its node, and is followed by the right one.
     left, right : (T, M) int16
     value : (T, M) float32
         Of the leaves.
@@ -78,8 +86,8 @@ class MergeTrees:
 
     @classmethod
     @cache
-    def read(cls, path: str) -> "MergeTrees":
-        """Trees from a file, or those that come with lcde: "shipped".
+    def read(cls, path: str, part: Part) -> "MergeTrees":
+        """Trees for few or for many clusters from a file, or those that come with lcde: "shipped".
 
         Raises
         ------
@@ -88,25 +96,56 @@ class MergeTrees:
         """
         file = SHIPPED if path == "shipped" else Path(path)
         with readable(file, "merge trees"), zipfile.ZipFile(file) as archive:
-            trees = cls(*(read_array(archive, each.name) for each in fields(cls)))
-        if trees.column.max() >= len(COLUMNS):
+            trees = cls(*(read_array(archive, f"{part}.{each.name}") for each in fields(cls)))
+        inner, node = trees.column >= 0, np.arange(trees.column.shape[1])
+        follow = (trees.left == node + 1) & (trees.right > trees.left) & (trees.right < len(node))
+        if trees.column.max() >= len(COLUMNS) or not follow[inner].all() or inner.sum(axis=1).max() >= MOST_LEAVES:
             raise InputError(f"{path} holds trees of another version of lcde; train them again.")
         return trees
 
-    def write(self, path: Path) -> None:
-        """Write the trees to a file, which `read` reads."""
-        arrays = {each.name: getattr(self, each.name) for each in fields(self)}
-        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-
     def log_odds(self, described: np.ndarray) -> np.ndarray:
-        """Log-odds (P,) of pairs by what describes them (P, columns)."""
-        trees, rows = np.arange(len(self.column))[:, None], np.arange(len(described))
-        place = np.zeros((len(trees), len(rows)), dtype=np.int64)
-        while (inner := self.column[trees, place] >= 0).any():
-            goes_left = described[rows, self.column[trees, place]] <= self.threshold[trees, place]
-            below = np.where(goes_left, self.left[trees, place], self.right[trees, place])
-            place = np.where(inner, below, place)
-        return self.intercept + self.value[trees, place].sum(axis=0, dtype=np.float64)
+        """Log-odds (P,) of pairs by what describes them, (P, columns) float32.
+
+        Of each tree, a pair keeps the leaves that it may still reach, as bits: where its value goes right, those of the
+        left subtree are out. Of those that remain at last, the leftmost one is reached.
+
+        References
+        ----------
+        Lucchese et al.: QuickScorer. SIGIR 2015.
+        """
+        columns, log_odds = np.ascontiguousarray(described.T), np.full(len(described), self.intercept)
+        for nodes, values in self._nodes:
+            reachable = np.full(len(described), (1 << MOST_LEAVES) - 1, dtype=np.uint16)
+            for column, threshold, left in nodes:
+                reachable &= ~((columns[column] > threshold) * left)
+            log_odds += values[LOWEST_BIT[reachable]]
+        return log_odds
+
+    @cached_property
+    def _nodes(self) -> list[tuple[list[tuple[int, np.float32, np.uint16]], np.ndarray]]:
+        """Of each tree: column, threshold and bits of the left leaves of the inner nodes; values of the leaves."""
+        threshold = self.threshold.astype(np.float32)  # rounded down, so that float32 values compare as before
+        threshold = np.where(threshold > self.threshold, np.nextafter(threshold, np.float32(-np.inf)), threshold)
+        trees = []
+        for tree, column in enumerate(self.column):
+            inner, leaf = np.flatnonzero(column >= 0), column < 0
+            leaves = [1 << int(number) for number in np.cumsum(leaf) - leaf]
+            for node in inner[::-1]:
+                leaves[node] = leaves[self.left[tree, node]] | leaves[self.right[tree, node]]
+            left = (np.uint16(leaves[self.left[tree, node]]) for node in inner)
+            nodes = list(zip(column[inner], threshold[tree, inner], left, strict=True))
+            trees.append((nodes, self.value[tree, leaf]))
+        return trees
+
+
+def write_trees(path: Path, trees: Mapping[Part, MergeTrees]) -> None:
+    """Write the trees for few and for many clusters to one file, which `MergeTrees.read` reads."""
+    arrays = {
+        f"{part}.{each.name}": getattr(of_part, each.name)
+        for part, of_part in trees.items()
+        for each in fields(of_part)
+    }
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def describe_pairs(

@@ -85,16 +85,23 @@ class Merging:
 
         self._merge(model.evidence, ratio, lambda left: np.log(max(left * (left - 1) / 2 / expected_merges, 1)))
 
-    def by_judgement(self, judge: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> None:
+    def by_judgement(self, judge: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> float:
         """Merge by log-odds of one identity, above 0.
 
         ``judge`` gives those (P,) of pairs (P, 2) of clusters, by the sums (C, D) and sizes (C,) of all clusters.
+
+        Returns
+        -------
+        float
+            Mean of the log-odds that the clusters which are joined had at the start, before any merge, over the pairs
+            of their faces: below 0 if merges made the judge change its mind. 0 where nothing merges.
         """
-        into = np.arange(len(self._sums))
+        into, sizes, compared, at_start = np.arange(len(self._sums)), self._sizes.copy(), self._pairs, None
         while len(self._pairs):
             left = np.unique(self._merged)
-            pairs = np.searchsorted(left, self._pairs)
-            grown, gone = _best_of_both(self._pairs, judge(self._sums[left], self._sizes[left], pairs), 0)
+            odds = judge(self._sums[left], self._sizes[left], np.searchsorted(left, self._pairs))
+            at_start = odds if at_start is None else at_start
+            grown, gone = _best_of_both(self._pairs, odds, 0)
             if not len(grown):
                 break
             into[gone] = grown
@@ -102,6 +109,10 @@ class Merging:
             self._sizes[grown] += self._sizes[gone]
             self._merged = into[self._merged]
             self._pairs, _ = self._mergeable(into[self._pairs])
+        joined = self._merged[compared[:, 0]] == self._merged[compared[:, 1]]
+        if not joined.any():
+            return 0.0
+        return float(np.average(at_start[joined], weights=sizes[compared[joined]].prod(axis=1)))
 
     def _merge(
         self,

@@ -1,8 +1,9 @@
 """Clusters found anew among features that other clusters have centred and whitened."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, get_args
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from lcde.clustering.assignment import assign_faces
 from lcde.clustering.communities import communities, communities_of_graph
 from lcde.clustering.edges import edges_above
 from lcde.clustering.likelihood import TwoCovariance
-from lcde.clustering.merge_trees import FEW_CLUSTERS, MergeTrees, describe_pairs
+from lcde.clustering.merge_trees import CERTAIN, FEW_CLUSTERS, MANY_CLUSTERS, MergeTrees, Part, describe_pairs
 from lcde.clustering.merging import Merging
 from lcde.clustering.whitening import Whitened
 from lcde.data.gallery import Gallery, KNNGraph, row_blocks
@@ -92,9 +93,9 @@ class SecondPass:
         check_settings(self, "clustering.second_pass.")
         self.read_trees()  # not every gallery needs them, but a wrong file is reported at the start
 
-    def read_trees(self) -> MergeTrees | None:
-        """The trees that merge few clusters, if any."""
-        return MergeTrees.read(self.merge_trees) if self.merge_trees else None
+    def read_trees(self) -> dict[Part, MergeTrees] | None:
+        """The trees that merge few and many clusters, if any."""
+        return {part: MergeTrees.read(self.merge_trees, part) for part in get_args(Part)} if self.merge_trees else None
 
     def find(
         self,
@@ -152,16 +153,20 @@ class SecondPass:
         merging.by_centroids(threshold)
         if only_centroids:
             return merging.labels
-        if merging.num_clusters <= FEW_CLUSTERS and (trees := self.read_trees()):
+        trees, judged, few = self.read_trees(), None, merging.num_clusters <= FEW_CLUSTERS
+        if trees and merging.num_clusters <= MANY_CLUSTERS:
             model = TwoCovariance.of(whitened.features, merging.labels)
             describe = partial(describe_pairs, impostors=whitened.impostors, threshold=threshold, model=model)
-            merging.by_judgement(lambda *clusters: trees.log_odds(describe(*clusters)))
-            return merging.labels
+            judged, of_pairs = deepcopy(merging), trees["few" if few else "many"]
+            log_odds = judged.by_judgement(lambda *clusters: of_pairs.log_odds(describe(*clusters)))
+            if few:
+                return judged.labels
         if self.impostor_merges:
             merging.by_average(partial(whitened.impostors.between_clusters, wrong=self.impostor_merges))
         if self.expected_merges and (model := TwoCovariance.of(whitened.features, merging.labels)):
             merging.by_likelihood(model, self.expected_merges)
-        return merging.labels
+        certain = judged and log_odds > CERTAIN and judged.num_clusters <= merging.num_clusters
+        return (judged if certain else merging).labels
 
     def _counted_edges(self, whitened: Whitened) -> tuple[np.ndarray, float]:
         """Which edges count, (N, K) bool, and their threshold, the strict one or less.

@@ -1,8 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks import merge_trees as training
-from lcde.clustering.merge_trees import COLUMNS, FEW_CLUSTERS, SHIPPED, MergeTrees, describe_pairs
+from lcde.clustering.merge_trees import (
+    CERTAIN,
+    COLUMNS,
+    FEW_CLUSTERS,
+    MANY_CLUSTERS,
+    SHIPPED,
+    MergeTrees,
+    describe_pairs,
+    write_trees,
+)
 from lcde.clustering.whitening import Whitened, cluster_sums
 from lcde.data.formats import normalise
 from lcde.data.gallery import Gallery
@@ -47,13 +58,48 @@ def test_people_of_one_look_stay_apart():
     assert UnsupervisedRule()(gallery_of(faces(looks=1))).labels.max() == 7
 
 
-def test_many_clusters_do_not_merge_by_trees():
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(FEW_CLUSTERS + 10), 5)
-    people = rng.standard_normal((labels.max() + 1, 64))[labels]
-    gallery = gallery_of(normalise((people + rng.standard_normal(people.shape)).astype(np.float32), "faces"), labels)
-    found = [UnsupervisedRule(merge_trees=trees)(gallery).labels for trees in ("shipped", None)]
-    assert found[0].max() >= FEW_CLUSTERS
+def same_for_all(log_odds):
+    """Trees that say the same of all pairs."""
+    leaf = np.zeros((1, 1), dtype=np.int16)
+    return MergeTrees(leaf - 1, leaf.astype(np.float64), leaf, leaf, leaf.astype(np.float32), np.float64(log_odds))
+
+
+def alike(num_people, photographs=5):
+    """People whose photographs are easily told from those of others."""
+    labels = np.repeat(np.arange(num_people), photographs)
+    people = np.random.default_rng(0).standard_normal((num_people, 64))[labels]
+    noise = 0.6 * np.random.default_rng(1).standard_normal(people.shape)
+    return gallery_of(normalise((people + noise).astype(np.float32), "faces"), labels)
+
+
+@pytest.mark.parametrize(
+    ("num_people", "log_odds", "merge"),
+    [
+        (FEW_CLUSTERS - 10, CERTAIN - 0.1, True),  # few merge, however uncertain that is
+        (FEW_CLUSTERS + 10, CERTAIN - 0.1, False),
+        (FEW_CLUSTERS + 10, CERTAIN + 0.1, True),
+        (FEW_CLUSTERS + 10, -1, False),
+    ],
+)
+def test_many_clusters_merge_only_if_that_is_certain(num_people, log_odds, merge, tmp_path):
+    file, gallery = tmp_path / "trees.npz", alike(num_people)
+    write_trees(file, dict.fromkeys(("few", "many"), same_for_all(log_odds)))
+    by_trees, without = (UnsupervisedRule(merge_trees=trees)(gallery).labels for trees in (str(file), None))
+    assert (by_trees.max() < without.max() / 2) if merge else np.array_equal(by_trees, without)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_few_and_many_clusters_have_trees_of_their_own(few, tmp_path):
+    file, gallery = tmp_path / "trees.npz", alike(FEW_CLUSTERS + (-10 if few else 10))
+    write_trees(file, {"few": same_for_all(9 if few else -9), "many": same_for_all(-9 if few else 9)})
+    assert UnsupervisedRule(merge_trees=str(file))(gallery).labels.max() < FEW_CLUSTERS // 2
+
+
+def test_very_many_clusters_do_not_merge_by_trees(tmp_path):
+    file, gallery = tmp_path / "trees.npz", alike(MANY_CLUSTERS + 20, photographs=2)
+    write_trees(file, dict.fromkeys(("few", "many"), same_for_all(9)))
+    found = [UnsupervisedRule(merge_trees=trees)(gallery).labels for trees in (str(file), None)]
+    assert found[0].max() >= MANY_CLUSTERS
     assert np.array_equal(*found)
 
 
@@ -84,20 +130,22 @@ def test_neither_order_nor_direction_of_pairs_counts():
 
 def test_log_odds_follow_the_nodes():
     trees = MergeTrees(
-        column=np.array([[1, -1, -1], [-1, 0, 0]], dtype=np.int16),
+        column=np.array([[1, -1, -1], [-1, -1, -1]], dtype=np.int16),
         threshold=np.array([[0.5, 0, 0], [0, 0, 0]]),
         left=np.array([[1, 0, 0], [0, 0, 0]], dtype=np.int16),
         right=np.array([[2, 0, 0], [0, 0, 0]], dtype=np.int16),
         value=np.array([[0, -1, 2], [0.25, 0, 0]], dtype=np.float32),
         intercept=np.float64(-0.5),
     )
-    assert trees.log_odds(np.array([[9, 0.5], [9, 0.6], [9, -3]])).tolist() == [-1.25, 1.75, -1.25]
+    described = np.array([[9, 0.5], [9, 0.6], [9, -3]], dtype=np.float32)
+    assert trees.log_odds(described).tolist() == [-1.25, 1.75, -1.25]
 
 
-def test_the_shipped_trees_are_small_and_rise_with_similarity():
+@pytest.mark.parametrize("part", ["few", "many"])
+def test_the_shipped_trees_are_small_and_rise_with_similarity(part):
     assert SHIPPED.stat().st_size < 2 * 2**20
-    rng, trees = np.random.default_rng(0), MergeTrees.read("shipped")
-    rows = rng.normal(size=(200, len(COLUMNS))) * 3
+    rng, trees = np.random.default_rng(0), MergeTrees.read("shipped", part)
+    rows = rng.normal(size=(200, len(COLUMNS))).astype(np.float32) * 3
     for place, sign in enumerate(COLUMNS.values()):
         higher = rows.copy()
         higher[:, place] += 2
@@ -130,8 +178,9 @@ def test_trained_trees_are_written_and_used(few, tmp_path):
     files = [tmp_path / f"{number}.npz" for number in range(2)]
     for file in files:
         training.main(["--data", str(tmp_path / "data"), "--real", "own/part1_test", "--to", str(file)])
-    first, second = (MergeTrees.read(str(file)) for file in files)
-    assert np.array_equal(first.value, second.value)
+    for part in ("few", "many"):
+        first, second = (MergeTrees.read(str(file), part) for file in files)
+        assert np.array_equal(first.value, second.value)
     assert UnsupervisedRule(merge_trees=str(files[0]))(gallery_of(faces())).labels.max() < FEW_CLUSTERS
 
 
@@ -145,3 +194,39 @@ def test_a_file_of_something_else_is_named_before_anything_is_clustered(content,
     reason = r"trees\.npz cannot be read as merge trees: " if content else r"trees\.npz does not exist"
     with pytest.raises(InputError, match=reason):
         UnsupervisedRule(merge_trees=str(file))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"column": np.array([[len(COLUMNS), -1, -1]], dtype=np.int16)},
+        {"left": np.array([[2, 0, 0]], dtype=np.int16)},
+        {"right": np.array([[0, 0, 0]], dtype=np.int16)},
+        {"right": np.array([[3, 0, 0]], dtype=np.int16)},
+    ],
+)
+def test_trees_of_another_form_are_refused(wrong, tmp_path):
+    right = MergeTrees(
+        column=np.array([[0, -1, -1]], dtype=np.int16),
+        threshold=np.zeros((1, 3)),
+        left=np.array([[1, 0, 0]], dtype=np.int16),
+        right=np.array([[2, 0, 0]], dtype=np.int16),
+        value=np.zeros((1, 3), dtype=np.float32),
+        intercept=np.float64(0),
+    )
+    for name, trees in (("right", right), ("wrong", replace(right, **wrong))):
+        write_trees(tmp_path / f"{name}.npz", dict.fromkeys(("few", "many"), trees))
+    UnsupervisedRule(merge_trees=str(tmp_path / "right.npz"))
+    with pytest.raises(InputError, match="trees of another version"):
+        UnsupervisedRule(merge_trees=str(tmp_path / "wrong.npz"))
+
+
+def test_pairs_that_are_left_out_are_stood_for_by_others():
+    similarity, rng = np.random.default_rng(0).permutation(1000) / 1000, np.random.default_rng(1)
+    rows, times = training.thinned(similarity, 100, rng)
+    assert len(np.unique(rows)) == 100
+    assert times.sum() == pytest.approx(1000)
+    assert set(np.argsort(-similarity)[:50]) <= set(rows[times == 1])
+    rows, times = training.thinned(similarity, 1000, rng)
+    assert np.array_equal(rows, np.arange(1000))
+    assert (times == 1).all()

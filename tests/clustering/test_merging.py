@@ -63,13 +63,29 @@ def test_pairs_merge_by_what_a_judge_says_of_the_clusters_that_are_left():
     def merged(num_known):
         graph = KNNGraph(indices, np.ones((8, 8), dtype=np.float32))
         merging = Merging(np.arange(8) // 2, features, graph, 0.5, num_known)
-        merging.by_judgement(judge)
+        log_odds = merging.by_judgement(judge)
         assert merging.num_clusters == len(np.unique(merging.labels))
-        return merging.labels.tolist()
+        return merging.labels.tolist(), log_odds
 
-    assert merged(0) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert merged(0) == ([0, 0, 0, 0, 1, 1, 1, 1], np.mean([10 - 1, 10 - 5]))  # of clusters 0 and 1, 2 and 3
     assert seen == [[2, 2, 2, 2], [4, 2, 2], [4, 4]]
-    assert merged(6) == [0, 0, 1, 1, 2, 2, 0, 0]  # of the first three clusters, no two
+    assert merged(6) == ([0, 0, 1, 1, 2, 2, 0, 0], 10 - 3)  # of the first three clusters, no two
+
+
+def test_log_odds_of_joined_clusters_are_those_of_the_start_by_pairs_of_their_faces():
+    features, labels = faces(np.zeros(6, dtype=np.int64), noise=0.2), np.array([0, 0, 0, 1, 1, 2])
+    indices = (np.arange(6)[:, None] + np.arange(6)) % 6
+    merging = Merging(labels, features, KNNGraph(indices, np.ones((6, 6), dtype=np.float32)), 0.5)
+    at_start = {(0, 1): 4.0, (0, 2): -3.0, (1, 2): -1.0}
+    rounds = []
+
+    def judge(sums, sizes, pairs):
+        rounds.append(len(sizes))
+        return np.array([at_start[tuple(pair)] if len(sizes) == 3 else 5.0 for pair in pairs])
+
+    assert merging.by_judgement(judge) == (4 * 6 - 3 * 3 - 1 * 2) / (6 + 3 + 2)
+    assert rounds == [3, 2]
+    assert merging.by_judgement(judge) == 0  # nothing is left to merge
 
 
 def test_known_clusters_keep_apart_and_their_numbers():
