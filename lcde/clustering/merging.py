@@ -96,11 +96,12 @@ class Merging:
             Mean of the log-odds that the clusters which are joined had at the start, before any merge, over the pairs
             of their faces: below 0 if merges made the judge change its mind. 0 where nothing merges.
         """
-        into, sizes, compared, at_start = np.arange(len(self._sums)), self._sizes.copy(), self._pairs, None
+        into, sizes, compared = np.arange(len(self._sums)), self._sizes.copy(), self._pairs
+        at_start = np.empty(0)
         while len(self._pairs):
             left = np.unique(self._merged)
             odds = judge(self._sums[left], self._sizes[left], np.searchsorted(left, self._pairs))
-            at_start = odds if at_start is None else at_start
+            at_start = at_start if len(at_start) else odds
             grown, gone = _best_of_both(self._pairs, odds, 0)
             if not len(grown):
                 break

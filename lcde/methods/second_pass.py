@@ -69,7 +69,8 @@ class SecondPass:
         identity before anything is known of them.
     merge_trees : str, optional
         File of trees that were trained on other galleries (`MergeTrees`), "shipped" for those that come with lcde.
-        `FEW_CLUSTERS` or fewer merge by these, in place of average linkage and likelihood.
+        `FEW_CLUSTERS` or fewer merge by these in place of average linkage and likelihood, up to `MANY_CLUSTERS` where
+        the merges are certain.
     num_trials : int
         Runs of the community detection, of which the one of the shortest codelength counts.
     seed : int
@@ -145,7 +146,11 @@ class SecondPass:
     def merge(
         self, labels: np.ndarray, whitened: Whitened, threshold: float, num_known: int = 0, only_centroids: bool = False
     ) -> np.ndarray:
-        """``labels`` (N,) after merges by centroids above ``threshold``, then by trees or by linkage and likelihood."""
+        """``labels`` (N,) after merges by centroids above ``threshold``, then by trees or by linkage and likelihood.
+
+        Trees that were trained on other galleries may be wrong about this one. Of many clusters, their merges count
+        only if what they join looked alike from the start, and if they leave no more clusters than the others do.
+        """
         if not self.merging:
             return labels
         compared = whitened.impostors.similarity(COMPARED)
@@ -153,7 +158,8 @@ class SecondPass:
         merging.by_centroids(threshold)
         if only_centroids:
             return merging.labels
-        trees, judged, few = self.read_trees(), None, merging.num_clusters <= FEW_CLUSTERS
+        trees, few = self.read_trees(), merging.num_clusters <= FEW_CLUSTERS
+        judged, log_odds = merging, -np.inf
         if trees and merging.num_clusters <= MANY_CLUSTERS:
             model = TwoCovariance.of(whitened.features, merging.labels)
             describe = partial(describe_pairs, impostors=whitened.impostors, threshold=threshold, model=model)
@@ -165,7 +171,7 @@ class SecondPass:
             merging.by_average(partial(whitened.impostors.between_clusters, wrong=self.impostor_merges))
         if self.expected_merges and (model := TwoCovariance.of(whitened.features, merging.labels)):
             merging.by_likelihood(model, self.expected_merges)
-        certain = judged and log_odds > CERTAIN and judged.num_clusters <= merging.num_clusters
+        certain = log_odds > CERTAIN and judged.num_clusters <= merging.num_clusters
         return (judged if certain else merging).labels
 
     def _counted_edges(self, whitened: Whitened) -> tuple[np.ndarray, float]:
