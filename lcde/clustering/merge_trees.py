@@ -97,10 +97,10 @@ class MergeTrees:
         file = SHIPPED if path == "shipped" else Path(path)
         with readable(file, "merge trees"), zipfile.ZipFile(file) as archive:
             trees = cls(*(read_array(archive, f"{part}.{each.name}") for each in fields(cls)))
-        inner, node = trees.column >= 0, np.arange(trees.column.shape[1])
-        follow = (trees.left == node + 1) & (trees.right > trees.left) & (trees.right < len(node))
-        if trees.column.max() >= len(COLUMNS) or not follow[inner].all() or inner.sum(axis=1).max() >= MOST_LEAVES:
-            raise InputError(f"{path} holds trees of another version of lcde; train them again.")
+            inner, node = trees.column >= 0, np.arange(trees.column.shape[1])
+            follow = (trees.left == node + 1) & (trees.right > trees.left) & (trees.right < len(node))
+            if trees.column.max() >= len(COLUMNS) or not follow[inner].all() or inner.sum(axis=1).max() >= MOST_LEAVES:
+                raise InputError(f"{path} holds trees of another version of lcde; train them again.")
         return trees
 
     def log_odds(self, described: np.ndarray) -> np.ndarray:

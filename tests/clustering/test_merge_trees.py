@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -184,7 +184,10 @@ def test_trained_trees_are_written_and_used(few, tmp_path):
     assert UnsupervisedRule(merge_trees=str(files[0]))(gallery_of(faces())).labels.max() < FEW_CLUSTERS
 
 
-@pytest.mark.parametrize("content", [None, b"text", {"column": np.zeros(3)}])
+FLAT = {f"few.{each.name}": np.zeros(3) for each in fields(MergeTrees)}
+
+
+@pytest.mark.parametrize("content", [None, b"text", {"column": np.zeros(3)}, FLAT])
 def test_a_file_of_something_else_is_named_before_anything_is_clustered(content, tmp_path):
     file = tmp_path / "trees.npz"
     if isinstance(content, bytes):
