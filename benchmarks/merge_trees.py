@@ -172,7 +172,7 @@ def galleries(faces: Mapping[str, Faces], mix: Mix, seed: int) -> Iterator[tuple
 def some_people(features: np.ndarray, identities: np.ndarray, mix: Mix, rng: np.random.Generator) -> Faces:
     """Random people, half of the time those of many photographs, in one of five regimes or with one photograph each."""
     there, alone = np.bincount(identities), rng.random() < 0.2
-    many = mix.many_people and rng.random() < mix.many_people
+    many = mix.many_people and rng.random() < mix.many_people  # at 0 nothing is drawn: the shipped trees depend on it
     count = min(len(there), int(log_uniform(rng, (40, 451) if many else (8, 101) if alone else (2, 41))))
     weight = there / there.sum() if rng.random() < 0.5 else np.full(len(there), 1 / len(there))
     regime, rows = rng.integers(5), []

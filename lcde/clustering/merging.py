@@ -94,7 +94,7 @@ class Merging:
         -------
         float
             Mean of the log-odds that the clusters which are joined had at the start, before any merge, over the pairs
-            of their faces: below 0 if merges made the judge change its mind. 0 where nothing merges.
+            of their faces: below 0 if most of them were judged different then. 0 where nothing merges.
         """
         into, sizes, compared = np.arange(len(self._sums)), self._sizes.copy(), self._pairs
         at_start = np.empty(0)

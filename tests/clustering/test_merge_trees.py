@@ -1,4 +1,5 @@
 from dataclasses import fields, replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lcde.clustering.merge_trees import (
     MANY_CLUSTERS,
     SHIPPED,
     MergeTrees,
+    Part,
     describe_pairs,
     write_trees,
 )
@@ -83,7 +85,7 @@ def alike(num_people, photographs=5):
 )
 def test_many_clusters_merge_only_if_that_is_certain(num_people, log_odds, merge, tmp_path):
     file, gallery = tmp_path / "trees.npz", alike(num_people)
-    write_trees(file, dict.fromkeys(("few", "many"), same_for_all(log_odds)))
+    write_trees(file, dict.fromkeys(get_args(Part), same_for_all(log_odds)))
     by_trees, without = (UnsupervisedRule(merge_trees=trees)(gallery).labels for trees in (str(file), None))
     assert (by_trees.max() < without.max() / 2) if merge else np.array_equal(by_trees, without)
 
@@ -97,7 +99,7 @@ def test_few_and_many_clusters_have_trees_of_their_own(few, tmp_path):
 
 def test_very_many_clusters_do_not_merge_by_trees(tmp_path):
     file, gallery = tmp_path / "trees.npz", alike(MANY_CLUSTERS + 20, photographs=2)
-    write_trees(file, dict.fromkeys(("few", "many"), same_for_all(9)))
+    write_trees(file, dict.fromkeys(get_args(Part), same_for_all(9)))
     found = [UnsupervisedRule(merge_trees=trees)(gallery).labels for trees in (str(file), None)]
     assert found[0].max() >= MANY_CLUSTERS
     assert np.array_equal(*found)
@@ -141,7 +143,7 @@ def test_log_odds_follow_the_nodes():
     assert trees.log_odds(described).tolist() == [-1.25, 1.75, -1.25]
 
 
-@pytest.mark.parametrize("part", ["few", "many"])
+@pytest.mark.parametrize("part", get_args(Part))
 def test_the_shipped_trees_are_small_and_rise_with_similarity(part):
     assert SHIPPED.stat().st_size < 2 * 2**20
     rng, trees = np.random.default_rng(0), MergeTrees.read("shipped", part)
@@ -178,7 +180,7 @@ def test_trained_trees_are_written_and_used(few, tmp_path):
     files = [tmp_path / f"{number}.npz" for number in range(2)]
     for file in files:
         training.main(["--data", str(tmp_path / "data"), "--real", "own/part1_test", "--to", str(file)])
-    for part in ("few", "many"):
+    for part in get_args(Part):
         first, second = (MergeTrees.read(str(file), part) for file in files)
         assert np.array_equal(first.value, second.value)
     assert UnsupervisedRule(merge_trees=str(files[0]))(gallery_of(faces())).labels.max() < FEW_CLUSTERS
@@ -218,13 +220,13 @@ def test_trees_of_another_form_are_refused(wrong, tmp_path):
         intercept=np.float64(0),
     )
     for name, trees in (("right", right), ("wrong", replace(right, **wrong))):
-        write_trees(tmp_path / f"{name}.npz", dict.fromkeys(("few", "many"), trees))
+        write_trees(tmp_path / f"{name}.npz", dict.fromkeys(get_args(Part), trees))
     UnsupervisedRule(merge_trees=str(tmp_path / "right.npz"))
     with pytest.raises(InputError, match="trees of another version"):
         UnsupervisedRule(merge_trees=str(tmp_path / "wrong.npz"))
 
 
-def test_pairs_that_are_left_out_are_stood_for_by_others():
+def test_pairs_that_are_kept_weigh_for_those_left_out():
     similarity, rng = np.random.default_rng(0).permutation(1000) / 1000, np.random.default_rng(1)
     rows, times = training.thinned(similarity, 100, rng)
     assert len(np.unique(rows)) == 100
